@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Helpers that queue the usual SQEs. All lengths and offsets are in bytes, @fd
+ * indexes the files given at attach, @data is the offset in the request's data.
+ * Each returns what bpf_ublk_queue_sqe() does: 0 or a negative errno, which may
+ * be ignored when the verdict is UBLK_BPF_IO_REDIRECT (the request fails then).
+ *
+ * They are all one inlined body whose constants fold, as they run for each
+ * request.
+ */
+#ifndef UBLK_SQE_BPF_H
+#define UBLK_SQE_BPF_H
+
+#include <linux/falloc.h>
+#include <ublk/ublk.bpf.h>
+
+/* 512 bytes, whatever the logical block size of the device is */
+#define UBLK_BPF_SECTOR_SHIFT	9
+
+static __always_inline __u64 ublk_bpf_start_bytes(const struct ublk_bpf_ctx *ctx)
+{
+	return ctx->start_sector << UBLK_BPF_SECTOR_SHIFT;
+}
+
+/* A 32 bit number of bytes holds any request: DISCARD is limited to that too */
+static __always_inline __u32 ublk_bpf_len_bytes(const struct ublk_bpf_ctx *ctx)
+{
+	return ctx->nr_sectors << UBLK_BPF_SECTOR_SHIFT;
+}
+
+/* Any SQE. @op_flags are the ->rw_flags or ->fsync_flags, @flags the ->flags */
+static __always_inline int ublk_bpf_queue(struct ublk_bpf_ctx *ctx, __u8 opcode,
+					  __s32 fd, __u64 off, __u64 addr,
+					  __u32 len, __u32 op_flags, __u8 flags)
+{
+	union {
+		struct io_uring_sqe sqe;
+		__u64 words[8];
+	} u;
+
+	/* of an initializer, clang makes stores of single bytes */
+	u.words[4] = 0;
+	u.words[5] = 0;
+	u.words[6] = 0;
+	u.words[7] = 0;
+	u.sqe.opcode = opcode;
+	u.sqe.flags = flags;
+	u.sqe.ioprio = 0;
+	u.sqe.fd = fd;
+	u.sqe.off = off;
+	u.sqe.addr = addr;
+	u.sqe.len = len;
+	u.sqe.rw_flags = op_flags;
+	return bpf_ublk_queue_sqe(ctx, &u.sqe, sizeof(u.sqe), 0);
+}
+
+/* Read or write, whichever the request does; ctx->op must be one of the two */
+static __always_inline int ublk_bpf_queue_rw(struct ublk_bpf_ctx *ctx, __s32 fd,
+					     __u64 off, __u64 data, __u32 len)
+{
+	_Static_assert(UBLK_IO_OP_READ == 0 && UBLK_IO_OP_WRITE == 1 &&
+		       IORING_OP_WRITE == IORING_OP_READ + 1,
+		       "opcode from operation by addition");
+
+	return ublk_bpf_queue(ctx, IORING_OP_READ + ctx->op, fd, off, data, len,
+			      0, 0);
+}
+
+/* All data of the file that was written before reaches stable storage */
+static __always_inline int ublk_bpf_queue_fsync(struct ublk_bpf_ctx *ctx,
+						__s32 fd)
+{
+	return ublk_bpf_queue(ctx, IORING_OP_FSYNC, fd, 0, 0, 0,
+			      IORING_FSYNC_DATASYNC, 0);
+}
+
+/*
+ * For a DISCARD or a WRITE_ZEROES: the range reads as zeroes afterwards, and
+ * gives its space back unless the request forbids that.
+ */
+static __always_inline int ublk_bpf_queue_zero(struct ublk_bpf_ctx *ctx,
+					       __s32 fd, __u64 off, __u64 len)
+{
+	__u32 mode = ctx->flags & UBLK_IO_F_NOUNMAP ?
+			FALLOC_FL_KEEP_SIZE | FALLOC_FL_ZERO_RANGE :
+			FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE;
+
+	return ublk_bpf_queue(ctx, IORING_OP_FALLOCATE, fd, off, len, mode, 0, 0);
+}
+
+#endif

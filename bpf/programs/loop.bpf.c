@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * loop: the device is file 0, a regular file or a block device, from byte
+ * `offset` on. A flush is an fdatasync, a discard punches a hole, writing
+ * zeroes punches one or, where the submitter wants to keep the space, zeroes
+ * the range. Other operations are passed to the server.
+ *
+ * It does not check that the file is as long as the device: reading and writing
+ * past its end is an I/O error.
+ */
+#include <ublk/sqe.bpf.h>
+
+/* where in the file the device begins, bytes; a multiple of its block size */
+const volatile __u64 offset;
+
+UBLK_BPF(loop)
+{
+	__u64 off = offset + ublk_bpf_start_bytes(ctx);
+	__u32 len = ublk_bpf_len_bytes(ctx);
+
+	if (ctx->op <= UBLK_IO_OP_WRITE)
+		ublk_bpf_queue_rw(ctx, 0, off, 0, len);
+	else if (ctx->op == UBLK_IO_OP_FLUSH)
+		ublk_bpf_queue_fsync(ctx, 0);
+	else if (ctx->op == UBLK_IO_OP_DISCARD ||
+		 ctx->op == UBLK_IO_OP_WRITE_ZEROES)
+		ublk_bpf_queue_zero(ctx, 0, off, len);
+	else
+		return UBLK_BPF_IO_PASS;
+	return UBLK_BPF_IO_REDIRECT;
+}
+
+char _license[] SEC("license") = "GPL";
