@@ -1,0 +1,494 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Executes the plan of a request: issues its SQEs, in the submitter's context
+ * where that is safe and from a worker otherwise, and completes the request.
+ *
+ * Lifetime: an SQE that has been started holds a reference of its request
+ * until ublk_bpf_sqe_done(), wherever it waits meanwhile. The request holds a
+ * reference of the attachment, which is put before the request is completed.
+ * Lanes and the workqueue belong to the device.
+ */
+#include <linux/bio.h>
+#include <linux/blk-cgroup.h>
+#include <linux/kthread.h>
+#include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
+#include <linux/sched/task_stack.h>
+#include <linux/uio.h>
+#include <uapi/linux/io_uring.h>
+#include "ublk_bpf_int.h"
+
+static void ublk_bpf_sqe_done(struct ublk_bpf_sqe *s, long ret);
+
+static inline struct ublk_bpf_req *ublk_bpf_sqe_req(struct ublk_bpf_sqe *s)
+{
+	return container_of(s - s->idx, struct ublk_bpf_req, sqes[0]);
+}
+
+static inline struct ublk_bpf_file *
+ublk_bpf_sqe_file(const struct ublk_bpf_req *req, const struct ublk_bpf_sqe *s)
+{
+	return &req->att->files[s->fd];
+}
+
+/*
+ * As ublk_end_request() explains, a final fput() must not become task work of
+ * a task that serves the file. A completion in hard interrupt context comes as
+ * it is.
+ */
+void ublk_bpf_end_rq(struct request *rq, blk_status_t sts)
+{
+	if (in_hardirq() || irqs_disabled()) {
+		blk_mq_end_request(rq, sts);
+		return;
+	}
+	local_bh_disable();
+	blk_mq_end_request(rq, sts);
+	local_bh_enable();
+}
+
+static void ublk_bpf_put_req(struct ublk_bpf_req *req)
+{
+	struct ublk_bpf_att *att = req->att;
+	blk_status_t sts = BLK_STS_OK;
+
+	if (!atomic_dec_and_test(&req->ref))
+		return;
+
+	if (unlikely(req->bvec))
+		kfree(req->bvec);
+	if (unlikely(req->error)) {
+		this_cpu_inc(att->bd->stats->failed);
+		/* BLK_STS_AGAIN is for those who asked for REQ_NOWAIT */
+		sts = req->error == -EAGAIN ? BLK_STS_IOERR :
+			errno_to_blk_status(req->error);
+	}
+	WRITE_ONCE(req->att, NULL);
+	percpu_ref_put(&att->ref);
+	/*
+	 * Not blk_mq_complete_request(): what was issued has been completed
+	 * where its submitter wants it, by the backing's own queue. For a
+	 * queue of its own it would raise a softirq, and wake ksoftirqd for it.
+	 */
+	ublk_bpf_end_rq(req->rq, sts);
+}
+
+static bool ublk_bpf_blocks(const struct ublk_bpf_req *req,
+			    const struct ublk_bpf_sqe *s)
+{
+	if (s->opcode != IORING_OP_READ && s->opcode != IORING_OP_WRITE)
+		return true;
+	return !ublk_bpf_sqe_file(req, s)->direct;
+}
+
+static int ublk_bpf_issue_blocking(struct ublk_bpf_req *req,
+				   struct ublk_bpf_sqe *s)
+{
+	struct file *file = ublk_bpf_sqe_file(req, s)->file;
+
+	if (s->opcode == IORING_OP_FSYNC)
+		return vfs_fsync(file, s->op_flags & IORING_FSYNC_DATASYNC);
+	return vfs_fallocate(file, s->op_flags, s->off, s->len);
+}
+
+/* State of a worker while it does I/O for a device that may be swapped to */
+struct ublk_bpf_worker {
+	unsigned int			noio;
+	unsigned int			throttle;
+	struct cgroup_subsys_state	*blkcg;
+};
+
+static void ublk_bpf_enter_worker(struct ublk_bpf_worker *w)
+{
+	w->noio = memalloc_noio_save();
+	/* writeback of a file system on this device must not wait for others */
+	w->throttle = current->flags & PF_LOCAL_THROTTLE;
+	current->flags |= PF_LOCAL_THROTTLE;
+	w->blkcg = NULL;
+}
+
+/* Charge the I/O to whom the request is charged */
+static void ublk_bpf_set_blkcg(struct ublk_bpf_worker *w, struct request *rq)
+{
+#ifdef CONFIG_BLK_CGROUP
+	struct cgroup_subsys_state *css = NULL;
+
+	if (rq->bio)
+		css = bio_blkcg_css(rq->bio);
+	if (css == blkcg_root_css)
+		css = NULL;
+	if (likely(css == w->blkcg))
+		return;
+	kthread_associate_blkcg(css);
+	w->blkcg = css;
+#endif
+}
+
+static void ublk_bpf_leave_worker(struct ublk_bpf_worker *w)
+{
+	if (w->blkcg)
+		kthread_associate_blkcg(NULL);
+	current->flags = (current->flags & ~PF_LOCAL_THROTTLE) | w->throttle;
+	memalloc_noio_restore(w->noio);
+}
+
+static void ublk_bpf_issue_rw(struct ublk_bpf_req *req, struct ublk_bpf_sqe *s,
+			      bool nowait);
+
+static void ublk_bpf_sqe_workfn(struct work_struct *work)
+{
+	struct ublk_bpf_sqe *s = container_of(work, struct ublk_bpf_sqe, work);
+	struct ublk_bpf_req *req = ublk_bpf_sqe_req(s);
+	struct ublk_bpf_worker w;
+
+	ublk_bpf_enter_worker(&w);
+	ublk_bpf_set_blkcg(&w, req->rq);
+	if (s->opcode == IORING_OP_READ || s->opcode == IORING_OP_WRITE)
+		ublk_bpf_issue_rw(req, s, false);
+	else
+		ublk_bpf_sqe_done(s, ublk_bpf_issue_blocking(req, s));
+	ublk_bpf_leave_worker(&w);
+}
+
+/* To a work of its own: it may block for long, and must not hold up a lane */
+static void ublk_bpf_defer_alone(struct ublk_bpf_req *req,
+				 struct ublk_bpf_sqe *s)
+{
+	INIT_WORK(&s->work, ublk_bpf_sqe_workfn);
+	queue_work(req->att->bd->wq, &s->work);
+}
+
+/* Any context. The SQE, with its reference, is the worker's from here on */
+static void ublk_bpf_defer(struct ublk_bpf_req *req, struct ublk_bpf_sqe *s)
+{
+	struct ublk_bpf_dev *bd = req->att->bd;
+	struct ublk_bpf_lane *lane;
+
+	this_cpu_inc(bd->stats->deferred);
+	if (ublk_bpf_blocks(req, s)) {
+		ublk_bpf_defer_alone(req, s);
+		return;
+	}
+	lane = &bd->lanes[req->rq->mq_hctx->queue_num];
+	/* a full barrier: the worker sees all that was written to the SQE */
+	if (llist_add(&s->node, &lane->list))
+		queue_work(bd->wq, &lane->work);
+}
+
+void ublk_bpf_lane_workfn(struct work_struct *work)
+{
+	struct ublk_bpf_lane *lane =
+		container_of(work, struct ublk_bpf_lane, work);
+	struct ublk_bpf_sqe *s, *next;
+	struct ublk_bpf_worker w;
+	struct llist_node *list;
+	struct blk_plug plug;
+
+	list = llist_reverse_order(llist_del_all(&lane->list));
+	ublk_bpf_enter_worker(&w);
+	blk_start_plug(&plug);
+	llist_for_each_entry_safe(s, next, list, node) {
+		struct ublk_bpf_req *req = ublk_bpf_sqe_req(s);
+
+		ublk_bpf_set_blkcg(&w, req->rq);
+		ublk_bpf_issue_rw(req, s, false);
+		cond_resched();
+	}
+	blk_finish_plug(&plug);
+	ublk_bpf_leave_worker(&w);
+}
+
+/*
+ * Drops the SQE's reference, unless it has to be issued again, and starts or
+ * gives up what is linked to it.
+ */
+static void ublk_bpf_sqe_done(struct ublk_bpf_sqe *s, long ret)
+{
+	struct ublk_bpf_req *req = ublk_bpf_sqe_req(s);
+
+	if (s->opcode == IORING_OP_READ || s->opcode == IORING_OP_WRITE) {
+		if (likely(ret == s->len - s->done)) {
+			ret = 0;
+		} else if (ret > 0 && ret < s->len - s->done) {
+			s->done += ret;
+			ublk_bpf_defer(req, s);
+			return;
+		} else if (ret >= 0) {
+			ret = -EIO;	/* end of file, or no progress */
+		}
+	}
+	if (unlikely(ret < 0))
+		cmpxchg(&req->error, 0, ret);	/* the first error wins */
+
+	/* a linked SQE got its reference together with the first of its chain */
+	while (s->link) {
+		s++;
+		if (ret >= 0 && s->opcode != IORING_OP_NOP) {
+			ublk_bpf_defer(req, s);
+			break;
+		}
+		ublk_bpf_put_req(req);
+	}
+	ublk_bpf_put_req(req);
+}
+
+static void ublk_bpf_rw_done(struct kiocb *iocb, long ret)
+{
+	struct ublk_bpf_sqe *s = container_of(iocb, struct ublk_bpf_sqe, iocb);
+	struct ublk_bpf_req *req = ublk_bpf_sqe_req(s);
+
+	if (iocb->ki_flags & IOCB_WRITE && ublk_bpf_sqe_file(req, s)->reg)
+		kiocb_end_write(iocb);
+	if (unlikely((ret == -EAGAIN || ret == -EOPNOTSUPP) &&
+		     iocb->ki_flags & IOCB_NOWAIT)) {
+		ublk_bpf_defer(req, s);
+		return;
+	}
+	ublk_bpf_sqe_done(s, ret);
+}
+
+static void ublk_bpf_init_iter(const struct ublk_bpf_req *req,
+			       const struct ublk_bpf_sqe *s,
+			       struct iov_iter *iter)
+{
+	const unsigned int dir = s->opcode == IORING_OP_WRITE ?
+		ITER_SOURCE : ITER_DEST;
+	const struct request *rq = req->rq;
+	const struct bio *bio = rq->bio;
+	const struct bio_vec *bv = req->bvec;
+
+	if (bv) {
+		iov_iter_bvec(iter, dir, bv, req->nr_bvec, blk_rq_bytes(rq));
+	} else {
+		bv = __bvec_iter_bvec(bio->bi_io_vec, bio->bi_iter);
+		iov_iter_bvec(iter, dir, bv, req->nr_bvec, blk_rq_bytes(rq));
+		/* the bio may start in the middle of a bvec */
+		iter->iov_offset = mp_bvec_iter_offset(bio->bi_io_vec,
+						       bio->bi_iter) -
+			bv->bv_offset;
+	}
+	if (unlikely(s->data_off + s->done))
+		iov_iter_advance(iter, s->data_off + s->done);
+	iov_iter_truncate(iter, s->len - s->done);
+}
+
+/* Freeze protection of a regular file; false: not to be had without waiting */
+static bool ublk_bpf_start_write(struct kiocb *iocb, bool nowait)
+{
+	struct super_block *sb = file_inode(iocb->ki_filp)->i_sb;
+
+	if (nowait) {
+		if (!sb_start_write_trylock(sb))
+			return false;
+		/* it is dropped by the completion, in whatever context */
+		__sb_writers_release(sb, SB_FREEZE_WRITE);
+		return true;
+	}
+	kiocb_start_write(iocb);
+	return true;
+}
+
+static void ublk_bpf_issue_rw(struct ublk_bpf_req *req, struct ublk_bpf_sqe *s,
+			      bool nowait)
+{
+	const struct ublk_bpf_file *f = ublk_bpf_sqe_file(req, s);
+	struct request *rq = req->rq;
+	struct kiocb *iocb = &s->iocb;
+	struct iov_iter iter;
+	ssize_t ret;
+
+	ublk_bpf_init_iter(req, s, &iter);
+	*iocb = (struct kiocb) {
+		.ki_filp	= f->file,
+		.ki_pos		= s->off + s->done,
+		.ki_complete	= ublk_bpf_rw_done,
+		.ki_flags	= f->ki_flags | (nowait ? IOCB_NOWAIT : 0),
+		.ki_ioprio	= req_get_ioprio(rq),
+	};
+	if (s->op_flags & (__force u32)RWF_DSYNC)
+		iocb->ki_flags |= IOCB_DSYNC;
+	if (s->op_flags & (__force u32)RWF_SYNC)
+		iocb->ki_flags |= IOCB_DSYNC | IOCB_SYNC;
+
+	if (s->opcode == IORING_OP_READ) {
+		ret = f->file->f_op->read_iter(iocb, &iter);
+	} else {
+		/* what the block layer asks for does not hang on the program */
+		if (rq->cmd_flags & REQ_FUA)
+			iocb->ki_flags |= IOCB_DSYNC;
+		if (f->reg && !ublk_bpf_start_write(iocb, nowait)) {
+			ublk_bpf_defer(req, s);
+			return;
+		}
+		iocb->ki_flags |= IOCB_WRITE;
+		ret = f->file->f_op->write_iter(iocb, &iter);
+	}
+	if (ret != -EIOCBQUEUED)
+		ublk_bpf_rw_done(iocb, ret);
+}
+
+#ifdef CONFIG_STACK_GROWSUP
+static inline bool ublk_bpf_low_stack(void)
+{
+	return true;
+}
+#else
+/* Devices stack, and so do their submitters' frames */
+static inline bool ublk_bpf_low_stack(void)
+{
+	return current_stack_pointer - (unsigned long)end_of_stack(current) <
+		THREAD_SIZE / 2;
+}
+#endif
+
+/*
+ * May the SQE be issued from ->queue_rq(), on the stack and with the locks of
+ * whoever submitted the bio?
+ */
+static bool ublk_bpf_may_inline(const struct ublk_bpf_file *f,
+				const struct ublk_bpf_sqe *s)
+{
+	if (s->opcode != IORING_OP_READ && s->opcode != IORING_OP_WRITE)
+		return false;
+	if (!f->inline_ok || current->flags & PF_MEMALLOC ||
+	    ublk_bpf_low_stack())
+		return false;
+	/*
+	 * A file system may take current->journal_info for its own, and would
+	 * signal this task for a write beyond its RLIMIT_FSIZE.
+	 */
+	return !f->reg || (!current->journal_info &&
+			   (s->opcode == IORING_OP_READ ||
+			    rlimit(RLIMIT_FSIZE) == RLIM_INFINITY));
+}
+
+/*
+ * We may be called for the requests on current->plug, so nothing can be added
+ * to it meanwhile. Its cached time is forgotten with it: the scheduler looks
+ * for it in the current plug.
+ */
+static void ublk_bpf_open_batch(struct ublk_bpf_batch *batch)
+{
+	struct blk_plug *outer = current->plug;
+
+	if (outer) {
+		outer->cur_ktime = 0;
+		current->flags &= ~PF_BLOCK_TS;
+		barrier();
+		current->plug = NULL;
+	}
+	batch->outer = outer;
+	batch->noio = memalloc_noio_save();
+	if (batch->plugged)
+		blk_start_plug(&batch->plug);
+	batch->open = true;
+}
+
+void __ublk_bpf_end_batch(struct ublk_bpf_batch *batch)
+{
+	if (batch->plugged)
+		blk_finish_plug(&batch->plug);
+	memalloc_noio_restore(batch->noio);
+	current->plug = batch->outer;
+	batch->open = false;
+}
+EXPORT_SYMBOL_GPL(__ublk_bpf_end_batch);
+
+static void ublk_bpf_issue_inline(struct ublk_bpf_req *req,
+				  struct ublk_bpf_sqe *s,
+				  struct ublk_bpf_batch *batch)
+{
+	struct bio_list *bio_list = current->bio_list;
+
+	if (!batch->open)
+		ublk_bpf_open_batch(batch);
+	/*
+	 * The bio that we serve is on current->bio_list's loop. A file system
+	 * could wait for a bio of its own that is put there, so let it submit
+	 * at once. Block devices don't wait.
+	 */
+	if (unlikely(ublk_bpf_sqe_file(req, s)->reg)) {
+		current->bio_list = NULL;
+		ublk_bpf_issue_rw(req, s, true);
+		current->bio_list = bio_list;
+	} else {
+		ublk_bpf_issue_rw(req, s, true);
+	}
+}
+
+void ublk_bpf_zero_data(struct request *rq)
+{
+	struct req_iterator iter;
+	struct bio_vec bv;
+
+	rq_for_each_segment(bv, rq, iter)
+		memzero_bvec(&bv);
+}
+
+/* False if there is no memory for it */
+bool ublk_bpf_map_data(struct ublk_bpf_req *req)
+{
+	struct request *rq = req->rq;
+	struct bio *bio = rq->bio;
+	struct req_iterator iter;
+	struct bio_vec tmp, *bv;
+	unsigned int nr = 0;
+
+	/* most often all is in one bvec */
+	if (bio == rq->biotail &&
+	    mp_bvec_iter_len(bio->bi_io_vec, bio->bi_iter) ==
+	    bio->bi_iter.bi_size) {
+		req->nr_bvec = 1;
+		return true;
+	}
+	rq_for_each_bvec(tmp, rq, iter)
+		nr++;
+	req->nr_bvec = nr;
+	if (bio == rq->biotail)
+		return true;
+
+	bv = kmalloc_array(nr, sizeof(*bv), GFP_NOIO | __GFP_NOWARN);
+	if (!bv)
+		return false;
+	req->bvec = bv;
+	rq_for_each_bvec(tmp, rq, iter)
+		*bv++ = tmp;
+	return true;
+}
+
+/* Remember what a later FLUSH has to FSYNC, before it is written */
+static void ublk_bpf_note_write(struct ublk_bpf_att *att,
+				const struct ublk_bpf_sqe *s)
+{
+	if (s->opcode != IORING_OP_WRITE && s->opcode != IORING_OP_FALLOCATE)
+		return;
+	if (unlikely(!test_bit(s->fd, &att->written)))
+		set_bit(s->fd, &att->written);
+}
+
+void ublk_bpf_execute(struct ublk_bpf_req *req, struct ublk_bpf_batch *batch)
+{
+	struct ublk_bpf_att *att = req->att;
+	const u8 nr = req->nr;
+	bool linked = false;
+	u8 i;
+
+	/* one for us, so that the request and its SQEs stay */
+	atomic_set(&req->ref, nr + 1);
+	for (i = 0; i < nr; i++) {
+		struct ublk_bpf_sqe *s = &req->sqes[i];
+		const bool issue = !linked;
+
+		linked = s->link;
+		ublk_bpf_note_write(att, s);
+		if (!issue)
+			continue;
+		if (s->opcode == IORING_OP_NOP)
+			ublk_bpf_sqe_done(s, 0);
+		else if (ublk_bpf_may_inline(&att->files[s->fd], s))
+			ublk_bpf_issue_inline(req, s, batch);
+		else
+			ublk_bpf_defer(req, s);
+	}
+	ublk_bpf_put_req(req);
+}

@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Shared by the parts of the engine: ublk_bpf.c attaches, ublk_bpf_plan.c runs
+ * the program and checks what it plans, ublk_bpf_exec.c executes the plan, and
+ * one of ublk_bpf_prog_type.c and ublk_bpf_struct_ops.c makes programs known
+ * to the verifier.
+ */
+#ifndef UBLK_BPF_INT_H
+#define UBLK_BPF_INT_H
+
+#include <linux/bpf.h>
+#include <linux/completion.h>
+#include <linux/filter.h>
+#include <linux/fs.h>
+#include <linux/llist.h>
+#include <linux/percpu-refcount.h>
+#include <linux/workqueue.h>
+#include "ublk_bpf.h"
+
+struct io_uring_sqe;
+
+/**
+ * struct ublk_bpf_file - one file of an attachment
+ * @file:	referenced
+ * @ki_flags:	of a kiocb for it. Taken once: F_SETFL may change the file's
+ * @reg:	a regular file, not a block device
+ * @direct:	open for direct I/O
+ * @inline_ok:	may be issued to in the submitter's context
+ */
+struct ublk_bpf_file {
+	struct file	*file;
+	int		ki_flags;
+	bool		reg;
+	bool		direct;
+	bool		inline_ok;
+};
+
+/**
+ * struct ublk_bpf_att - a program and its files, attached to a device
+ * @prog:	referenced
+ * @bd:		the device
+ * @ref:	one per request that is being planned or executed
+ * @done:	the last reference is gone
+ * @rcu:	readers that failed to get a reference may still look at @ref
+ * @written:	bit per file: written since it was attached
+ * @flags:	UBLK_BPF_ATTACH_F_*
+ * @nr_files:	valid entries of @files
+ * @files:	what SQEs index
+ */
+struct ublk_bpf_att {
+	struct bpf_prog		*prog;
+	struct ublk_bpf_dev	*bd;
+	struct percpu_ref	ref;
+	u32			flags;
+	u32			nr_files;
+	unsigned long		written;
+	struct ublk_bpf_file	files[UBLK_BPF_MAX_FILES];
+	struct completion	done;
+	struct rcu_head		rcu;
+};
+
+/**
+ * struct ublk_bpf_lane - SQEs of one hardware queue that a worker issues
+ * @list:	of struct ublk_bpf_sqe, newest first
+ * @work:	queued by whoever finds the list empty
+ *
+ * It belongs to the device, so that a work that has just issued the last SQE
+ * of an attachment outlives it.
+ */
+struct ublk_bpf_lane {
+	struct llist_head	list;
+	struct work_struct	work;
+};
+
+/* counters, per CPU; see struct ublk_bpf_info */
+struct ublk_bpf_stats {
+	u64	redirected;
+	u64	passed;
+	u64	dropped;
+	u64	aborted;
+	u64	failed;
+	u64	sqes;
+	u64	deferred;
+	u64	refused[UBLK_BPF_NR_REFUSED];
+};
+
+/**
+ * struct ublk_bpf_sqe - one SQE of a plan
+ * @iocb:	while a READ or WRITE is in flight
+ * @work:	while a worker is to do what may block for long
+ * @node:	while it is on a lane
+ * @off:	in the file, bytes
+ * @len:	bytes
+ * @data_off:	in the request's data, bytes
+ * @done:	of @len, bytes
+ * @op_flags:	RWF_*, IORING_FSYNC_* or FALLOC_FL_*
+ * @opcode:	IORING_OP_*, the _FIXED ones as their plain twins
+ * @fd:		index in the attachment's files
+ * @idx:	index in the plan
+ * @link:	IOSQE_IO_LINK, and not the last one
+ *
+ * From its issue until it is done, an SQE holds a reference of its request,
+ * also while it waits for a worker: nothing of the union's members outlives it.
+ */
+struct ublk_bpf_sqe {
+	union {
+		struct kiocb		iocb;
+		struct work_struct	work;
+		struct llist_node	node;
+	};
+	u64	off;
+	u64	len;
+	u32	data_off;
+	u32	done;
+	u32	op_flags;
+	u8	opcode;
+	u8	fd;
+	u8	idx;
+	bool	link;
+};
+
+/**
+ * struct ublk_bpf_req - the end of a request's driver data
+ * @att:	set while the request is ours, see ublk_bpf_owns_rq()
+ * @rq:		the request
+ * @bvec:	all the request's, if it has many bios
+ * @nr_bvec:	of @bvec or of the only bio
+ * @ref:	SQEs that are not done, and whoever issues them
+ * @error:	the first one, 0 or negative
+ * @nr:		SQEs of the plan
+ * @refused:	an SQE was refused
+ */
+struct ublk_bpf_req {
+	struct ublk_bpf_att	*att;
+	struct request		*rq;
+	struct bio_vec		*bvec;
+	unsigned int		nr_bvec;
+	atomic_t		ref;
+	int			error;
+	u8			nr;
+	bool			refused;
+	struct ublk_bpf_sqe	sqes[UBLK_BPF_MAX_SQES];
+};
+
+/**
+ * struct ublk_bpf_ctx_kern - what a program runs on
+ * @ctx:	first, all that a program knows
+ * @rq:		the request
+ * @req:	its driver data
+ * @att:	referenced
+ *
+ * The pointers have a second use: to the verifier, any memory is a good
+ * argument for a struct that has but scalars.
+ */
+struct ublk_bpf_ctx_kern {
+	struct ublk_bpf_ctx	ctx;
+	struct request		*rq;
+	struct ublk_bpf_req	*req;
+	struct ublk_bpf_att	*att;
+};
+
+static inline struct ublk_bpf_req *ublk_bpf_rq_data(struct request *rq)
+{
+	return blk_mq_rq_to_pdu(rq) + rq->q->tag_set->cmd_size -
+		sizeof(struct ublk_bpf_req);
+}
+
+/* the bpf subsystem's side */
+struct bpf_prog *ublk_bpf_face_get_prog(int fd);
+u32 ublk_bpf_face_run(const struct bpf_prog *prog,
+		      struct ublk_bpf_ctx_kern *kctx);
+
+/* ublk_bpf_plan.c */
+u8 ublk_bpf_op(const struct request *rq);
+int ublk_bpf_plan_sqe(struct ublk_bpf_ctx_kern *kctx,
+		      const struct io_uring_sqe *sqe, u32 sqe_sz, u32 target);
+int ublk_bpf_reason_errno(enum ublk_bpf_reason reason);
+
+/* ublk_bpf_exec.c */
+void ublk_bpf_lane_workfn(struct work_struct *work);
+bool ublk_bpf_map_data(struct ublk_bpf_req *req);
+void ublk_bpf_zero_data(struct request *rq);
+void ublk_bpf_execute(struct ublk_bpf_req *req, struct ublk_bpf_batch *batch);
+void ublk_bpf_end_rq(struct request *rq, blk_status_t sts);
+
+#endif
