@@ -111,3 +111,6 @@ debian_sources() {
 	echo "deb [signed-by=$k] $MIRROR $SUITE main"
 	echo "deb [signed-by=$k] $MIRROR $SUITE-backports main"
 }
+
+# The host's proxy for packages, as a line of apt.conf, if it has one.
+host_proxy() { apt-config dump Acquire::http::Proxy 2>/dev/null | grep -v '""' || true; }
