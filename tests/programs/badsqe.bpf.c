@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * badsqe: loop, but for requests of operation `op` that begin at sector
- * `at_sector` (a flush has no sector) one or two fields of the SQE are changed
+ * `at_sector` (a flush has no sector) up to three fields of the SQE are changed
  * first, and it is queued `times` times. So one program covers every field of an
  * SQE and, with a table of values, every edge.
  *
@@ -37,6 +37,8 @@ const volatile __u8 field;
 const volatile __u64 value;
 const volatile __u8 field2;
 const volatile __u64 value2;
+const volatile __u8 field3;
+const volatile __u64 value3;
 const volatile __u8 times = 1;
 const volatile __s32 verdict = UBLK_BPF_IO_REDIRECT;
 const volatile __u32 expect;
@@ -140,6 +142,7 @@ UBLK_BPF(badsqe)
 	good_sqe(ctx, &c.sqe);
 	change(&c, field, value);
 	change(&c, field2, value2);
+	change(&c, field3, value3);
 	for (i = 0; i < times && i < 16; i++)
 		ret = bpf_ublk_queue_sqe(ctx, &c.sqe, c.size, c.target);
 	if (expect)

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: MIT
+"""
+The suites of this directory run as root in a virtual machine whose kernel has
+the ublk BPF face under test: UBLK_BPF is the command, UBLK_BPF_OBJ_DIR and
+UBLK_BPF_TEST_OBJ_DIR hold the programs. Each test fails on what the kernel
+complains about meanwhile, and leaves no device behind.
+"""
+
+import os
+
+import cli
+import pytest
+from kmsg import Kmsg
+from lab import Lab
+
+
+def pytest_sessionstart(session):
+    if os.geteuid():
+        pytest.exit("the suites need root, in a virtual machine: use scripts/vm-test", 2)
+
+
+@pytest.fixture(autouse=True)
+def kernel_stays_silent():
+    messages = Kmsg()
+    yield messages
+    complaints = messages.complaints()
+    messages.close()
+    assert not complaints, "the kernel complained:\n" + "\n".join(complaints)
+
+
+@pytest.fixture
+def lab(kernel_stays_silent):
+    laboratory = Lab()
+    yield laboratory
+    laboratory.close()
+    left = cli.devices()
+    assert not left, f"devices left behind: {left}"
+
+
+@pytest.fixture(scope="session")
+def face():
+    """program_type or struct_ops."""
+    found = cli.ok("probe")["face"]
+    assert found in ("program_type", "struct_ops"), f"this kernel has no face: {found}"
+    return found

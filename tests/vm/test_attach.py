@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: MIT
+"""Programs come, go and are replaced while I/O runs, and nobody notices."""
+
+import os
+import time
+
+import cli
+import pytest
+from blockio import MIB, Load, Opened, assert_same, fio, fio_verify, pattern
+from lab import sh
+
+CYCLES = int(os.environ.get("UBLK_BPF_CYCLES", "500"))
+
+
+def test_attach_replace_and_detach_under_verified_io(lab):
+    device, disk = lab.loop_device(16, q=2)
+    steps = [("loop", {}), ("mixed", {"replace": True}), ("subprog", {"replace": True, "no_inline": True})]
+    attached = 0
+    with Load(device.path, offset=0, size="8m", io_size="2m", iodepth=16) as load:
+        while attached < CYCLES:
+            for name, opts in steps:
+                device.attach(name, **opts)
+                attached += 1
+                load.check()
+            device.detach()
+    info = device.info()["bpf"]
+    assert info["attached"] is False
+    assert info["counters"]["nr_attach"] == attached
+    assert info["counters"]["failed"] == 0 and info["counters"]["aborted"] == 0
+    assert info["counters"]["redirected"] > 0
+    assert_same(device.path, disk, 16 * MIB)
+
+
+def test_replaced_programs_files_are_closed(lab):
+    """A file system can be unmounted as soon as no attached file is on it."""
+    device = lab.add("null", size=8 * MIB)
+    places = [lab.ext4(32) for _ in range(3)]
+    files = [lab.file(where, 8 * MIB) for where in places]
+    device.attach("loop", file=files[0])
+    with Load(device.path, size="4m", io_size="1m") as load:
+        for old, new in ((0, 1), (1, 2)):
+            before = load.rounds
+            # nobody else may find what he wrote on the other file
+            device.attach("mirror", file=[files[old], files[new]], replace=True)
+            cli.wait_for("a round of I/O on both", lambda b=before: load.rounds > b + 1 or load.error, 120)
+            load.check()
+            device.attach("mirror", {"read_from": 0}, file=[files[new], files[new]], replace=True)
+            assert sh("umount", places[old], check=False).returncode == 0, "its file is still open"
+    device.detach()
+    assert sh("umount", places[2], check=False).returncode == 0, "its file is still open"
+
+
+def test_second_attach_is_refused_unless_it_replaces(lab):
+    device, _ = lab.loop_device(8)
+    device.attach("loop")
+    before = device.info()["bpf"]
+    refused = device.try_attach("null")
+    assert refused.status == 1 and refused.json["error"]["errno"] == "EBUSY", str(refused)
+    assert "--replace" in refused.err
+    assert device.info()["bpf"] == before
+    device.attach("null", replace=True)
+    now = device.info()["bpf"]
+    assert now["program"] == "null" and now["prog_id"] != before["prog_id"]
+
+
+def test_attachment_outlives_the_command(lab):
+    device, _ = lab.loop_device(8)
+    device.attach("loop", {"offset": 0})
+    # each a new process
+    bpf = device.info()["bpf"]
+    assert bpf["attached"] and bpf["program"] == "loop" and bpf["prog_id"] > 0
+    assert bpf["object"] == cli.program("loop") and bpf["knobs"].get("offset") == 0
+    fio_verify(device.path, bs="4k", iodepth=4, size=MIB)
+    assert device.counters()["redirected"] > 0
+    device.detach()
+    assert device.info()["bpf"]["attached"] is False
+    assert cli.run("detach", "--dev", device.id).status == 1
+
+
+def test_attach_without_files_takes_those_of_the_target(lab):
+    device, disk = lab.loop_device(8)
+    device.attach("loop")
+    assert device.info()["bpf"]["files"] == [disk]
+
+
+def test_counters_outlive_the_attachment(lab):
+    device, _ = lab.loop_device(8)
+    device.attach("loop")
+    with Opened(device.path) as f:
+        f.write(0, bytes(4096))
+    device.detach()
+    assert device.counters()["redirected"] >= 1
+
+
+def test_redirected_io_never_wakes_the_server(lab):
+    device, _ = lab.loop_device(16, q=2)
+    device.attach("loop")
+    before = device.info()["server"]
+    for job in ({"iodepth": 1}, {"iodepth": 32, "numjobs": 2}):
+        fio(device.path, rw="randrw", bs="4k", size=8 * MIB, io_size=MIB, **job)
+    with Opened(device.path) as f:
+        f.flush()
+    after = device.info()["server"]
+    assert after["wakeups"] == before["wakeups"]
+    assert device.counters()["redirected"] > 500
+
+    # and the same number does grow when it is the server who works
+    device.detach()
+    fio(device.path, rw="randrw", bs="4k", size=8 * MIB, io_size=MIB, iodepth=1)
+    assert device.info()["server"]["wakeups"] > after["wakeups"] + 50
+
+
+@pytest.mark.parametrize("attached", [False, True])
+def test_idle_device_uses_no_cpu(lab, attached):
+    device, _ = lab.loop_device(8)
+    if attached:
+        device.attach("loop")
+    before = device.info()["server"]
+    time.sleep(2)  # what is measured is that nothing happens meanwhile
+    after = device.info()["server"]
+    assert after["wakeups"] == before["wakeups"] and after["cpu_ns"] == before["cpu_ns"]
+
+
+@pytest.mark.parametrize("mode", ["no_inline", "inline_files", "buffered"])
+def test_modes_of_attachment(lab, mode):
+    file = lab.ext4_file(8)
+    device = lab.add("loop", file)
+    device.attach("loop", **{mode: True})
+    with Opened(device.path) as f:
+        f.write(MIB, pattern(MIB, 65536))
+        f.flush()
+        assert f.read(MIB, 65536) == pattern(MIB, 65536)
+    counters = device.counters()
+    if mode == "inline_files":
+        assert counters["deferred"] < counters["sqes"]
+    else:
+        assert counters["deferred"] >= counters["sqes"]
+    assert_same(device.path, file, 8 * MIB)
+
+
+def test_raw_device_is_served_in_the_submitters_context(lab):
+    device, _ = lab.loop_device(8)
+    device.attach("loop")
+    fio(device.path, rw="randread", bs="4k", size=8 * MIB, io_size=MIB, iodepth=8)
+    counters = device.counters()
+    assert counters["deferred"] <= counters["sqes"] // 20
+
+
+def test_driver_data_of_a_request_is_small(lab):
+    device, _ = lab.loop_device(8)
+    device.attach("loop")
+    info = device.info()["bpf"]
+    assert 0 < info.get("pdu_bytes", info["counters"].get("pdu_bytes")) <= 1024
+
+
+def test_two_devices_have_programs_of_their_own(lab):
+    (first, a), (second, b) = lab.loop_device(8), lab.loop_device(8)
+    first.attach("loop")
+    second.attach("null")
+    for device in (first, second):
+        with Opened(device.path) as f:
+            f.write(0, b"\x77" * 4096)
+    with Opened(a) as f, Opened(b) as g:
+        assert f.read(0, 4096) == b"\x77" * 4096
+        assert g.read(0, 4096) == bytes(4096)
