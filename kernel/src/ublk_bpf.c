@@ -134,6 +134,8 @@ static int ublk_bpf_init_file(struct ublk_bpf_file *f, struct file *file,
 		return -EINVAL;
 	f->ki_flags = iocb_flags(file) & ~IOCB_NOWAIT;
 	f->direct = f->ki_flags & IOCB_DIRECT;
+	if (f->direct && !f->reg)
+		f->bdev = I_BDEV(inode);
 	f->inline_ok = f->direct && file->f_mode & FMODE_NOWAIT &&
 		!(flags & UBLK_BPF_ATTACH_F_NO_INLINE) &&
 		(!f->reg || flags & UBLK_BPF_ATTACH_F_INLINE_REG);

@@ -24,7 +24,8 @@ struct ublk_bpf_stats;
  * @open:	the above are valid
  * @plugged:	set by the caller: more than one request may come
  *
- * On the stack, all zero at first. Nothing may sleep for long while it is open.
+ * On the stack, see ublk_bpf_init_batch(). Nothing may sleep for long while it is
+ * open.
  */
 struct ublk_bpf_batch {
 	struct blk_plug		*outer;
@@ -33,6 +34,14 @@ struct ublk_bpf_batch {
 	bool			open;
 	bool			plugged;
 };
+
+static inline void ublk_bpf_init_batch(struct ublk_bpf_batch *batch,
+				       bool plugged)
+{
+	/* the rest is valid once it is open */
+	batch->open = false;
+	batch->plugged = plugged;
+}
 
 #ifdef CONFIG_BLK_DEV_UBLK_BPF
 

@@ -20,11 +20,6 @@
 
 static void ublk_bpf_sqe_done(struct ublk_bpf_sqe *s, long ret);
 
-static inline struct ublk_bpf_req *ublk_bpf_sqe_req(struct ublk_bpf_sqe *s)
-{
-	return container_of(s - s->idx, struct ublk_bpf_req, sqes[0]);
-}
-
 static inline struct ublk_bpf_file *
 ublk_bpf_sqe_file(const struct ublk_bpf_req *req, const struct ublk_bpf_sqe *s)
 {
@@ -232,19 +227,24 @@ static void ublk_bpf_sqe_done(struct ublk_bpf_sqe *s, long ret)
 	ublk_bpf_put_req(req);
 }
 
-static void ublk_bpf_rw_done(struct kiocb *iocb, long ret)
+/* What a READ or WRITE, in one go or its rest, came to: bytes or an error */
+void ublk_bpf_rw_done(struct ublk_bpf_sqe *s, long ret, bool nowait)
 {
-	struct ublk_bpf_sqe *s = container_of(iocb, struct ublk_bpf_sqe, iocb);
-	struct ublk_bpf_req *req = ublk_bpf_sqe_req(s);
-
-	if (iocb->ki_flags & IOCB_WRITE && ublk_bpf_sqe_file(req, s)->reg)
-		kiocb_end_write(iocb);
-	if (unlikely((ret == -EAGAIN || ret == -EOPNOTSUPP) &&
-		     iocb->ki_flags & IOCB_NOWAIT)) {
-		ublk_bpf_defer(req, s);
+	if (unlikely((ret == -EAGAIN || ret == -EOPNOTSUPP) && nowait)) {
+		ublk_bpf_defer(ublk_bpf_sqe_req(s), s);
 		return;
 	}
 	ublk_bpf_sqe_done(s, ret);
+}
+
+static void ublk_bpf_ki_complete(struct kiocb *iocb, long ret)
+{
+	struct ublk_bpf_sqe *s = container_of(iocb, struct ublk_bpf_sqe, iocb);
+
+	if (iocb->ki_flags & IOCB_WRITE &&
+	    ublk_bpf_sqe_file(ublk_bpf_sqe_req(s), s)->reg)
+		kiocb_end_write(iocb);
+	ublk_bpf_rw_done(s, ret, iocb->ki_flags & IOCB_NOWAIT);
 }
 
 static void ublk_bpf_init_iter(const struct ublk_bpf_req *req,
@@ -297,11 +297,14 @@ static void ublk_bpf_issue_rw(struct ublk_bpf_req *req, struct ublk_bpf_sqe *s,
 	struct iov_iter iter;
 	ssize_t ret;
 
+	if (ublk_bpf_issue_bio(req, s, nowait))
+		return;
+
 	ublk_bpf_init_iter(req, s, &iter);
 	*iocb = (struct kiocb) {
 		.ki_filp	= f->file,
 		.ki_pos		= s->off + s->done,
-		.ki_complete	= ublk_bpf_rw_done,
+		.ki_complete	= ublk_bpf_ki_complete,
 		.ki_flags	= f->ki_flags | (nowait ? IOCB_NOWAIT : 0),
 		.ki_ioprio	= req_get_ioprio(rq),
 	};
@@ -324,7 +327,7 @@ static void ublk_bpf_issue_rw(struct ublk_bpf_req *req, struct ublk_bpf_sqe *s,
 		ret = f->file->f_op->write_iter(iocb, &iter);
 	}
 	if (ret != -EIOCBQUEUED)
-		ublk_bpf_rw_done(iocb, ret);
+		ublk_bpf_ki_complete(iocb, ret);
 }
 
 #ifdef CONFIG_STACK_GROWSUP
@@ -400,6 +403,10 @@ static void ublk_bpf_issue_inline(struct ublk_bpf_req *req,
 {
 	struct bio_list *bio_list = current->bio_list;
 
+	/* below submit_bio(), which takes the bio once we have returned */
+	if (bio_list && !batch->open && ublk_bpf_issue_bio(req, s, true))
+		return;
+
 	if (!batch->open)
 		ublk_bpf_open_batch(batch);
 	/*
@@ -414,6 +421,18 @@ static void ublk_bpf_issue_inline(struct ublk_bpf_req *req,
 	} else {
 		ublk_bpf_issue_rw(req, s, true);
 	}
+}
+
+static void ublk_bpf_start_sqe(struct ublk_bpf_req *req,
+			       struct ublk_bpf_sqe *s,
+			       struct ublk_bpf_batch *batch)
+{
+	if (s->opcode == IORING_OP_NOP)
+		ublk_bpf_sqe_done(s, 0);
+	else if (ublk_bpf_may_inline(ublk_bpf_sqe_file(req, s), s))
+		ublk_bpf_issue_inline(req, s, batch);
+	else
+		ublk_bpf_defer(req, s);
 }
 
 void ublk_bpf_zero_data(struct request *rq)
@@ -473,6 +492,13 @@ void ublk_bpf_execute(struct ublk_bpf_req *req, struct ublk_bpf_batch *batch)
 	bool linked = false;
 	u8 i;
 
+	if (likely(nr == 1)) {
+		atomic_set(&req->ref, 1);
+		ublk_bpf_note_write(att, req->sqes);
+		ublk_bpf_start_sqe(req, req->sqes, batch);
+		return;
+	}
+
 	/* one for us, so that the request and its SQEs stay */
 	atomic_set(&req->ref, nr + 1);
 	for (i = 0; i < nr; i++) {
@@ -481,14 +507,8 @@ void ublk_bpf_execute(struct ublk_bpf_req *req, struct ublk_bpf_batch *batch)
 
 		linked = s->link;
 		ublk_bpf_note_write(att, s);
-		if (!issue)
-			continue;
-		if (s->opcode == IORING_OP_NOP)
-			ublk_bpf_sqe_done(s, 0);
-		else if (ublk_bpf_may_inline(&att->files[s->fd], s))
-			ublk_bpf_issue_inline(req, s, batch);
-		else
-			ublk_bpf_defer(req, s);
+		if (issue)
+			ublk_bpf_start_sqe(req, s, batch);
 	}
 	ublk_bpf_put_req(req);
 }

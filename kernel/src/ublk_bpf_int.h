@@ -8,6 +8,7 @@
 #ifndef UBLK_BPF_INT_H
 #define UBLK_BPF_INT_H
 
+#include <linux/bio.h>
 #include <linux/bpf.h>
 #include <linux/completion.h>
 #include <linux/filter.h>
@@ -19,9 +20,15 @@
 
 struct io_uring_sqe;
 
+#define UBLK_BPF_RW_FLAGS	(RWF_DSYNC | RWF_SYNC)
+
+/* SQEs of a plan that have a bio of their own: most plans have one or two */
+#define UBLK_BPF_NR_BIOS	2
+
 /**
  * struct ublk_bpf_file - one file of an attachment
  * @file:	referenced
+ * @bdev:	of a block device that is open for direct I/O, else NULL
  * @ki_flags:	of a kiocb for it. Taken once: F_SETFL may change the file's
  * @reg:	a regular file, not a block device
  * @direct:	open for direct I/O
@@ -29,6 +36,7 @@ struct io_uring_sqe;
  */
 struct ublk_bpf_file {
 	struct file	*file;
+	struct block_device *bdev;
 	int		ki_flags;
 	bool		reg;
 	bool		direct;
@@ -129,6 +137,8 @@ struct ublk_bpf_sqe {
  * @error:	the first one, 0 or negative
  * @nr:		SQEs of the plan
  * @refused:	an SQE was refused
+ * @sqes:	the plan
+ * @bios:	of the first SQEs, see ublk_bpf_issue_bio()
  */
 struct ublk_bpf_req {
 	struct ublk_bpf_att	*att;
@@ -140,6 +150,7 @@ struct ublk_bpf_req {
 	u8			nr;
 	bool			refused;
 	struct ublk_bpf_sqe	sqes[UBLK_BPF_MAX_SQES];
+	struct bio		bios[UBLK_BPF_NR_BIOS];
 };
 
 /**
@@ -159,6 +170,11 @@ struct ublk_bpf_ctx_kern {
 	struct ublk_bpf_att	*att;
 };
 
+static inline struct ublk_bpf_req *ublk_bpf_sqe_req(struct ublk_bpf_sqe *s)
+{
+	return container_of(s - s->idx, struct ublk_bpf_req, sqes[0]);
+}
+
 static inline struct ublk_bpf_req *ublk_bpf_rq_data(struct request *rq)
 {
 	return blk_mq_rq_to_pdu(rq) + rq->q->tag_set->cmd_size -
@@ -176,7 +192,12 @@ int ublk_bpf_plan_sqe(struct ublk_bpf_ctx_kern *kctx,
 		      const struct io_uring_sqe *sqe, u32 sqe_sz, u32 target);
 int ublk_bpf_reason_errno(enum ublk_bpf_reason reason);
 
+/* ublk_bpf_bio.c */
+bool ublk_bpf_issue_bio(struct ublk_bpf_req *req, struct ublk_bpf_sqe *s,
+			bool nowait);
+
 /* ublk_bpf_exec.c */
+void ublk_bpf_rw_done(struct ublk_bpf_sqe *s, long ret, bool nowait);
 void ublk_bpf_lane_workfn(struct work_struct *work);
 bool ublk_bpf_map_data(struct ublk_bpf_req *req);
 void ublk_bpf_zero_data(struct request *rq);

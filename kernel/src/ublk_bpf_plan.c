@@ -8,8 +8,6 @@
 #include <uapi/linux/io_uring.h>
 #include "ublk_bpf_int.h"
 
-#define UBLK_BPF_RW_FLAGS	(RWF_DSYNC | RWF_SYNC)
-
 static const u8 ublk_bpf_reason_errnos[UBLK_BPF_NR_REFUSED] = {
 	[UBLK_BPF_REFUSED_SIZE]		= EINVAL,
 	[UBLK_BPF_REFUSED_FULL]		= ENOSPC,
@@ -186,16 +184,34 @@ ublk_bpf_check_fallocate(const struct ublk_bpf_ctx_kern *kctx,
 	return UBLK_BPF_REFUSED_NONE;
 }
 
+static void ublk_bpf_copy_sqe(struct io_uring_sqe *to,
+			      const struct io_uring_sqe *from)
+{
+	to->opcode = READ_ONCE(from->opcode);
+	to->flags = READ_ONCE(from->flags);
+	to->ioprio = READ_ONCE(from->ioprio);
+	to->fd = READ_ONCE(from->fd);
+	to->off = READ_ONCE(from->off);
+	to->addr = READ_ONCE(from->addr);
+	to->len = READ_ONCE(from->len);
+	to->rw_flags = READ_ONCE(from->rw_flags);
+	to->buf_index = READ_ONCE(from->buf_index);
+	to->personality = READ_ONCE(from->personality);
+	to->splice_fd_in = READ_ONCE(from->splice_fd_in);
+	to->addr3 = READ_ONCE(from->addr3);
+	to->__pad2[0] = READ_ONCE(from->__pad2[0]);
+}
+
 static enum ublk_bpf_reason
 ublk_bpf_check_sqe(const struct ublk_bpf_ctx_kern *kctx,
-		   const struct io_uring_sqe *sqe, u32 sqe_sz, u32 target)
+		   const struct io_uring_sqe *sqe, u32 target)
 {
 	const struct ublk_bpf_att *att = kctx->att;
 	struct ublk_bpf_req *req = kctx->req;
 	enum ublk_bpf_reason reason;
 	struct ublk_bpf_sqe *s;
 
-	if (sqe_sz != sizeof(*sqe) || target)
+	if (target)
 		return UBLK_BPF_REFUSED_SIZE;
 	if (req->nr == UBLK_BPF_MAX_SQES)
 		return UBLK_BPF_REFUSED_FULL;
@@ -241,9 +257,8 @@ ublk_bpf_check_sqe(const struct ublk_bpf_ctx_kern *kctx,
 }
 
 /*
- * What bpf_ublk_queue_sqe() does. @sqe is the program's memory and may change
- * while it is read (a map value): all that is used later is copied once, and
- * checked after that.
+ * What bpf_ublk_queue_sqe() does. @usqe is the program's memory and may change
+ * while it is read (a map value): it is copied once, and checked after that.
  */
 int ublk_bpf_plan_sqe(struct ublk_bpf_ctx_kern *kctx,
 		      const struct io_uring_sqe *usqe, u32 sqe_sz, u32 target)
@@ -258,9 +273,8 @@ int ublk_bpf_plan_sqe(struct ublk_bpf_ctx_kern *kctx,
 		req->refused = true;
 		return -EINVAL;
 	}
-	memcpy(&sqe, usqe, sizeof(sqe));
-	barrier_data(&sqe);
-	reason = ublk_bpf_check_sqe(kctx, &sqe, sqe_sz, target);
+	ublk_bpf_copy_sqe(&sqe, usqe);
+	reason = ublk_bpf_check_sqe(kctx, &sqe, target);
 	if (unlikely(reason)) {
 		ublk_bpf_refuse(kctx, reason, &sqe, 0);
 		req->refused = true;
