@@ -113,7 +113,7 @@ def random_fill(path, size):
 
 def fio(path, check=True, timeout=180, **job):
     """One fio job on a device or file; returns the job's result from the JSON."""
-    job = {"ioengine": "libaio", "direct": 1, "thread": 1, **job}
+    job = {"ioengine": "libaio", "direct": 1, "thread": 1, "allow_file_create": 0, "verify_state_save": 0, **job}
     argv = ["fio", "--output-format=json", "--name=job", f"--filename={path}"]
     argv += [f"--{k}={v}" for k, v in job.items()]
     done = subprocess.run(

@@ -30,10 +30,11 @@ def kernel_stays_silent():
 
 @pytest.fixture
 def lab(kernel_stays_silent):
+    before = {d["dev_id"] for d in cli.devices()}
     laboratory = Lab()
     yield laboratory
     laboratory.close()
-    left = cli.devices()
+    left = [d for d in cli.devices() if d["dev_id"] not in before]
     assert not left, f"devices left behind: {left}"
 
 

@@ -3,14 +3,17 @@
 
 import os
 import re
+from pathlib import Path
 
-COMPLAINT = re.compile(
-    r"WARNING:|\bBUG:|kernel BUG|Oops|KASAN|UBSAN|KFENCE|kmemleak|lockdep|"
-    r"possible (circular|recursive) locking|inconsistent lock state|suspicious RCU|"
-    r"general protection fault|unable to handle|Kernel panic|blocked for more than|"
-    r"soft lockup|hard LOCKUP|rcu.*(detected stall|self-detected)|sleeping function called|"
-    r"scheduling while atomic|refcount_t:|list_(add|del) corruption|Call Trace"
-)
+# one extended regular expression a line, the same that the machine's console is judged by
+PATTERNS = Path(os.environ.get("UBLK_BPF_BAD_LINES", Path(__file__).resolve().parents[2] / "scripts/vm-bad-lines"))
+
+
+def complaint():
+    lines = PATTERNS.read_text().splitlines()
+    return re.compile("|".join(f"(?:{line})" for line in lines if line and not line.startswith("#")))
+
+
 # what merely names one of these
 HARMLESS = re.compile(r"KASAN shadow|KernelAddressSanitizer initialized|Lockdep initialized|lockdep:.*enabled")
 
@@ -35,8 +38,8 @@ class Kmsg:
             lines.append(record.split(";", 1)[-1].rstrip("\n"))
 
     def complaints(self):
-        lines = self.read()
-        bad = [i for i, line in enumerate(lines) if COMPLAINT.search(line) and not HARMLESS.search(line)]
+        lines, bad_line = self.read(), complaint()
+        bad = [i for i, line in enumerate(lines) if bad_line.search(line) and not HARMLESS.search(line)]
         return lines[max(bad[0] - 2, 0) : bad[0] + 60] if bad else []
 
     def close(self):

@@ -134,6 +134,14 @@ class Lab:
     def ext4_file(self, size_mib=32, sparse=True):
         return self.file(self.ext4(size_mib * 3 // 2 + 32), size_mib * MIB, sparse)
 
+    def kernel_loop(self, file):
+        """A loop device over a file: unlike null_blk it can write zeroes."""
+        if not os.path.exists("/dev/loop-control"):
+            sh("modprobe", "loop")
+        path = sh("losetup", "--find", "--show", "--direct-io=on", file).stdout.strip()
+        self.stack.callback(sh, "losetup", "-d", path)
+        return path
+
     def add(self, target="loop", file=None, **opts):
         """Adds a ublk device, which is deleted afterwards."""
         args = ["add", "-t", target, *(["-f", file] if file else []), *cli.options(opts)]

@@ -279,7 +279,7 @@ def test_knob_that_just_fits(bench, knob):
         (["-t", "null", "--block-size", "1000"], "block-size|block size", MISUSED),
         (["-t", "null", "--block-size", "8192"], "block-size|block size", MISUSED),
         (["-t", "null", "--size", "12x"], "size|12x", MISUSED),
-        (["-t", "null", "--size", "100"], "size", MISUSED),
+        (["-t", "null", "--size", "100"], "size", FAILED),
         (["-t", "null", "--bogus"], "bogus", MISUSED),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else None,

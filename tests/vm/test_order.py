@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What has to be durable is, in the order asked for; what is zeroed or discarded is."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -146,23 +147,46 @@ def test_zeroed_range_of_a_file_reads_zero(lab, how):
 
 @pytest.mark.parametrize("how", ZEROING)
 def test_zeroed_range_of_a_device_is_what_the_same_on_the_backing_is(lab, how):
-    direct, through = lab.null_blk(16), lab.null_blk(16)
-    for disk in (direct, through):
-        with Opened(disk.path) as f:
-            f.write(0, pattern(0, 4 * MIB))
-    device = lab.add("loop", through.path)
+    files = [lab.ext4_file(16, sparse=False) for _ in range(2)]
+    direct, through = map(lab.kernel_loop, files)
+    device = lab.add("loop", through)
     device.attach("loop")
+    data = pattern(0, 4 * MIB)
     results = []
-    for path in (direct.path, device.path):
+    for path in (direct, device.path):
         with Opened(path) as f:
+            f.write(0, data)
             try:
                 ZEROING[how](f, MIB, MIB)
                 results.append(None)
             except OSError as e:
                 results.append(e.errno)
+            f.flush()
+            expect = data[:MIB] + bytes(MIB) + data[2 * MIB :] if results[-1] is None else data
+            assert f.read(0, 4 * MIB) == expect
     assert results[0] == results[1]
-    with Opened(direct.path) as a, Opened(device.path) as b:
-        assert a.read(0, 4 * MIB) == b.read(0, 4 * MIB)
+    assert abs(blocks(files[0]) - blocks(files[1])) <= 16384, "one gave back space, the other did not"
+    assert device.counters()["passed"] == 0
+
+
+@pytest.mark.parametrize("how", ["punch", "discard"])
+def test_what_the_backing_cannot_do_the_device_cannot(lab, how):
+    """null_blk writes no zeroes, so neither does a device over it: never success without effect."""
+    device, disk = lab.loop_device(8)
+    device.attach("loop")
+    with Opened(device.path) as f:
+        f.write(0, pattern(0, K64))
+        try:
+            ZEROING[how](f, 0, K64)
+            expect = bytes(K64)
+        except OSError as e:
+            assert e.errno == errno.EOPNOTSUPP
+            expect = pattern(0, K64)
+        assert f.read(0, K64) == expect
+        f.zeroout(0, K64)
+        assert f.read(0, K64) == bytes(K64)
+    with Opened(disk) as f:
+        assert f.read(0, K64) == bytes(K64)
 
 
 def test_discard_of_the_whole_device(lab):
