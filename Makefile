@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: MIT
+#
+# ublk-bpf: block devices that a BPF program serves inside the kernel. Every target does its own set-up; what it gets or makes
+# outside build/ is in UBLK_BPF_CACHE (default ~/.cache/ublk-bpf).
+#
+#   make demo            a file becomes /dev/ublkb0, served by a program, in a virtual machine with a stock kernel
+#        KERNEL=patched    ... with the kernel that has the program type
+#        NATIVE=1          ... on this host, as root
+#   make test            all tests: unit, and in virtual machines with both faces of the kernel part
+#        FACE=module       ... only the stock kernel with our module (struct_ops), or
+#        FACE=type         ... only the patched kernel (BPF_PROG_TYPE_UBLK)
+#        T="ARGS"          ... with these arguments for pytest, as in T="test_cli.py -x" (no unit tests)
+#   make test-debug      the same tests on a kernel with KASAN, lockdep, PROVE_RCU, UBSAN
+#   make bench           counted instructions per I/O; fails where a promised ratio is broken
+#   make build           the loader (build/loader/ublk-bpf), the programs (build/bpf) and the unit tests
+#   make check-series    is the kernel series fit to be sent?
+#   make clean           removes build/;  make distclean also the cache
+
+MAKEFLAGS += --no-print-directory
+export UBLK_BPF_T0 := $(shell date +%s)
+
+FACE ?= module type
+KERNEL ?= module
+T ?=
+fetched = $(if $(filter module,$(1)),stock) $(if $(filter type debug patched,$(1)),source)
+
+.PHONY: help build test test-debug bench demo check-series clean distclean
+.NOTPARALLEL:
+
+help:
+	@sed -n '3,/^$$/s/^# \{0,1\}//p' Makefile
+
+build:
+	@scripts/prepare
+	@scripts/build
+
+test:
+	@scripts/prepare guest $(call fetched,$(FACE))
+	@scripts/build
+	@set -e; for f in $(FACE); do scripts/face-kernel $$f >/dev/null; done
+ifeq ($(T),)
+	@scripts/test unit $(FACE)
+else
+	@set -e; for f in $(FACE); do scripts/vm-test $$f $(T); done
+endif
+
+test-debug:
+	@scripts/prepare guest source
+	@scripts/build
+	@scripts/face-kernel debug >/dev/null
+ifeq ($(T),)
+	@scripts/test debug
+else
+	@scripts/vm-test debug $(T)
+endif
+
+bench:
+	@scripts/prepare guest $(call fetched,$(KERNEL))
+	@scripts/build ublk-bpf bpf-objects
+	@KERNEL="$(KERNEL)" bench/run $(ARGS)
+
+demo:
+	@scripts/prepare $(if $(NATIVE),,guest $(call fetched,$(KERNEL)))
+	@scripts/build ublk-bpf bpf-objects
+	@KERNEL="$(KERNEL)" NATIVE="$(NATIVE)" scripts/demo $(ARGS)
+
+check-series:
+	@scripts/prepare source
+	@kernel/scripts/check-series
+
+clean:
+	rm -rf build
+
+distclean: clean
+	@. scripts/lib.sh && echo "removes $$UBLK_BPF_CACHE" && remove_tree "$$UBLK_BPF_CACHE"
+
+distclean: SHELL := /bin/bash
