@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace CLI {
+class App;
+}
+
+namespace ublk::cli {
+
+// What a command can take. Values are written when the command line is
+// parsed, so they outlive this. Names: "-f,--file", or "object" for one that
+// goes by its place.
+class Arguments {
+ public:
+  explicit Arguments(CLI::App& app) : app_(app) {}
+
+  void text(const char* names, std::string& value, const char* type,
+            const std::string& help, bool required = false);
+  // Once per value.
+  void texts(const char* names, std::vector<std::string>& values,
+             const char* type, const std::string& help);
+  void number(const char* names, uint32_t& value, uint32_t least,
+              uint32_t most, const std::string& help);
+  void flag(const char* names, bool& value, const std::string& help);
+  // Bare, or followed by 0 or 1: other ublk tools have either.
+  void toggle(const char* names, bool& value, const std::string& help);
+  // Accepted for the sake of other tools' scripts, and ignored.
+  void ignored(const char* names, std::string& value);
+  // -n and --dev, the same for every command. Stays as it is if not given.
+  void device(int64_t& dev_id, bool required);
+  // After the options: more to know, and examples.
+  void footer(const char* text);
+
+ private:
+  CLI::App& app_;
+};
+
+}  // namespace ublk::cli

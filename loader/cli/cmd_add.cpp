@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: MIT
+#include <cerrno>
+#include <filesystem>
+
+#include "cli/command_line.h"
+#include "cli/daemon.h"
+#include "cli/output.h"
+#include "server/target.h"
+#include "sys/sizes.h"
+
+namespace ublk::cli {
+
+namespace {
+
+constexpr uint64_t kLeastIoBytes = 4096;
+constexpr uint64_t kMostIoBytes = 32 << 20;
+
+std::string target_help() {
+  std::string text = "what serves it:";
+  for (const TargetOps* ops : all_targets())
+    text += fmt(" {}: {};", ops->name, ops->summary);
+  text.pop_back();
+  return text;
+}
+
+Result<uint64_t> size_option(const char* name, const std::string& text) {
+  if (text.empty()) return 0;
+  return TRY_IN(name, parse_size(text));
+}
+
+Result<uint64_t> recovery_flags(const AddOptions& options) {
+  if (options.reissue && options.fail_io)
+    return fail(EINVAL, "-i and -e exclude each other: I/O without a server is "
+                "kept or failed");
+  uint64_t flags = 0;
+  if (options.recovery || options.reissue || options.fail_io)
+    flags |= UBLK_F_USER_RECOVERY;
+  if (options.reissue) flags |= UBLK_F_USER_RECOVERY_REISSUE;
+  if (options.fail_io) flags |= UBLK_F_USER_RECOVERY_FAIL_IO;
+  return flags;
+}
+
+Result<void> check_block_size(uint32_t bytes) {
+  if (bytes == 0 || (is_power_of_2(bytes) && bytes >= 512 && bytes <= 4096))
+    return {};
+  return fail(EINVAL, "--block-size {}: is none of 512, 1024, 2048, 4096",
+              bytes);
+}
+
+// The daemon has another working directory.
+std::string absolute(const std::string& path) {
+  std::error_code ec;
+  const auto full = std::filesystem::absolute(path, ec);
+  return ec ? path : full.string();
+}
+
+}  // namespace
+
+Result<AddRequest> add_request(const AddOptions& options) {
+  AddRequest request;
+  TargetSpec& spec = request.target;
+  const TargetOps* ops = TRY(find_target(options.type));
+  if (ops->takes_file == options.file.empty())
+    return fail(EINVAL, "-t {} {}", options.type,
+                ops->takes_file ? "needs a file: -f FILE" : "takes no -f FILE");
+  spec.type = options.type;
+  if (!options.file.empty()) spec.files.push_back(absolute(options.file));
+  spec.size_bytes = TRY(size_option("--size", options.size));
+  spec.offset_bytes = TRY(size_option("--offset", options.offset));
+  if (spec.offset_bytes && !ops->takes_file)
+    return fail(EINVAL, "-t {} takes no --offset", options.type);
+  TRY(check_block_size(options.block_size));
+  const uint32_t block = options.block_size ? options.block_size : 512;
+  if (!options.size.empty() && spec.size_bytes < block)
+    return fail(EINVAL, "--size {}: is less than a block of {} bytes",
+                options.size, block);
+  spec.block_bytes = options.block_size;
+  const uint64_t max_io = TRY(size_option("--max-io", options.max_io));
+  if (max_io < kLeastIoBytes || max_io > kMostIoBytes || max_io % kLeastIoBytes)
+    return fail(EINVAL, "--max-io {}: is no multiple of 4096 up to 32M",
+                options.max_io);
+  spec.max_io_bytes = static_cast<uint32_t>(max_io);
+  spec.read_only = options.read_only;
+  spec.buffered = options.buffered;
+  if (options.dev_id >= 0) request.dev_id = static_cast<uint32_t>(options.dev_id);
+  request.nr_hw_queues = static_cast<uint16_t>(options.queues);
+  request.queue_depth = static_cast<uint16_t>(options.depth);
+  request.recovery_flags = TRY(recovery_flags(options));
+  request.bpf = !options.no_bpf;
+  return request;
+}
+
+void define_add(Arguments& command, Options& options) {
+  AddOptions& add = options.add;
+  command.text("-t,--type", add.type, "TARGET", target_help(), true);
+  command.text("-f,--file", add.file, "FILE",
+               "file or block device that is served");
+  command.device(add.dev_id, false);
+  command.number("-q,--queues", add.queues, 1, UBLK_MAX_NR_QUEUES,
+                 "hardware queues");
+  command.number("-d,--depth", add.depth, 1, UBLK_MAX_QUEUE_DEPTH,
+                 "requests in flight per queue");
+  command.text("--size", add.size, "SIZE",
+               "size of the device: bytes, or K, M, G, T (default: the "
+               "file's; null: 250G)");
+  command.text("--offset", add.offset, "SIZE", "where in the file it begins");
+  command.number("--block-size", add.block_size, 0, 4096,
+                 "logical block size, 512 to 4096 (0: the least that the file "
+                 "allows)");
+  command.text("--max-io", add.max_io, "SIZE", "largest request");
+  command.flag("--read-only", add.read_only, "nothing can be written");
+  command.flag("--buffered,--buffered_io", add.buffered,
+               "through the page cache, not O_DIRECT");
+  command.toggle("-r,--user_recovery", add.recovery,
+                 "keep the device when its server dies, see recover");
+  command.toggle("-i,--user_recovery_reissue", add.reissue,
+                 "and give the new server what the old one had begun");
+  command.toggle("-e,--user_recovery_fail_io", add.fail_io,
+                 "and fail I/O meanwhile, instead of keeping it");
+  command.flag("--no-bpf", add.no_bpf, "no BPF program can be attached");
+  command.flag("--foreground", add.foreground,
+               "serve in this process, until SIGTERM or SIGINT");
+  command.footer(
+      "Examples:\n"
+      "  ublk-bpf add -t loop -f disk.img\n"
+      "  ublk-bpf add -t loop -f /dev/nvme0n1 -n 3 -q 2 -d 256 -r 1\n"
+      "  ublk-bpf add -t null --size 10G --foreground");
+}
+
+int run_add(const Options& options) {
+  auto request = add_request(options.add);
+  if (!request) return report(request.error(), options.json, kUsedWrongly);
+  return run_server(options, options.add.foreground,
+                    [&](const ServeHooks& hooks) {
+                      return serve_new(*request, hooks);
+                    });
+}
+
+}  // namespace ublk::cli

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: MIT
+#include <cerrno>
+
+#include "cli/command_line.h"
+#include "cli/output.h"
+
+namespace ublk::cli {
+
+Result<AttachRequest> attach_request(uint32_t dev_id,
+                                     const AttachOptions& options) {
+  AttachRequest request;
+  request.dev_id = dev_id;
+  request.object = options.object;
+  request.program = options.program;
+  request.files = options.files;
+  for (const std::string& knob : options.knobs) {
+    const auto equals = knob.find('=');
+    if (equals == std::string::npos || equals == 0)
+      return fail(EINVAL, "--set '{}': is not knob=value", knob);
+    request.knobs.emplace_back(knob.substr(0, equals), knob.substr(equals + 1));
+  }
+  if (options.no_inline && options.inline_files)
+    return fail(EINVAL, "--no-inline and --inline-files exclude each other");
+  if (options.replace) request.flags |= UBLK_BPF_ATTACH_F_REPLACE;
+  if (options.no_inline) request.flags |= UBLK_BPF_ATTACH_F_NO_INLINE;
+  if (options.inline_files) request.flags |= UBLK_BPF_ATTACH_F_INLINE_REG;
+  request.buffered = options.buffered;
+  return request;
+}
+
+void define_attach(Arguments& command, Options& options) {
+  AttachOptions& attach = options.attach;
+  command.device(options.dev_id, true);
+  command.text("object", attach.object, "OBJ", "compiled program, x.bpf.o",
+               true);
+  command.text("--prog", attach.program, "NAME",
+               "which program, if the object has several");
+  command.texts("--file", attach.files, "FILE",
+                "what the program's SQEs index; repeat it for more (default: "
+                "what the device's target serves)");
+  command.texts("--set", attach.knobs, "KNOB=VALUE",
+                "value of a const volatile variable");
+  command.flag("--replace", attach.replace,
+               "take the place of the attached program");
+  command.flag("--no-inline", attach.no_inline,
+               "never issue in the submitter's context");
+  command.flag("--inline-files", attach.inline_files,
+               "issue to regular files in the submitter's context too");
+  command.flag("--buffered", attach.buffered,
+               "through the page cache, not O_DIRECT");
+  command.footer(
+      "The attachment stays when this command has ended, until detach, del or "
+      "attach --replace.\n"
+      "Examples:\n"
+      "  ublk-bpf attach --dev 0 loop.bpf.o\n"
+      "  ublk-bpf attach -n 0 concat.bpf.o --file a.img --file b.img\n"
+      "  ublk-bpf attach -n 0 loop.bpf.o --set offset=1M --replace");
+}
+
+int run_attach(const Options& options) {
+  const auto dev_id = static_cast<uint32_t>(options.dev_id);
+  auto request = attach_request(dev_id, options.attach);
+  if (!request) return report(request.error(), options.json, kUsedWrongly);
+  auto control = Control::open();
+  if (!control) return report(control.error(), options.json);
+  const StateStore states = StateStore::open_existing();
+  if (auto done = attach_program(*control, states, *request); !done)
+    return report(done.error(), options.json);
+  auto device = describe(*control, states, dev_id);
+  if (!device) return report(device.error(), options.json);
+  if (options.json)
+    say(device_json(*device));
+  else
+    say(fmt("dev id {}: program {} attached, id {}", dev_id,
+            device->attached() ? device->attached()->program : "",
+            device->bpf ? device->bpf->prog_id : 0));
+  return kDone;
+}
+
+}  // namespace ublk::cli

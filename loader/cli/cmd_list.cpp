@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: MIT
+#include <cerrno>
+
+#include "cli/command_line.h"
+#include "cli/output.h"
+
+namespace ublk::cli {
+
+void define_list(Arguments& command, Options& options) {
+  command.device(options.dev_id, false);
+  command.footer(
+      "Examples:\n"
+      "  ublk-bpf list\n"
+      "  ublk-bpf list -n 0 --json");
+}
+
+int run_list(const Options& options) {
+  auto control = Control::open();
+  if (!control) return report(control.error(), options.json);
+  const StateStore states = StateStore::open_existing();
+  const bool one = options.dev_id >= 0;
+  const auto ids = one ? std::vector{static_cast<uint32_t>(options.dev_id)}
+                       : device_ids();
+  std::vector<Device> devices;
+  for (const uint32_t dev_id : ids) {
+    auto device = describe(*control, states, dev_id);
+    // It may have been deleted since it was seen.
+    if (!device && !one && device.error().code() == ENODEV) continue;
+    if (!device) return report(device.error(), options.json);
+    if (device->state_error) warn(*device->state_error);
+    devices.push_back(std::move(*device));
+  }
+  if (options.json) {
+    say(devices_json(devices));
+  } else {
+    for (const Device& device : devices) say(device_text(device));
+  }
+  return kDone;
+}
+
+}  // namespace ublk::cli

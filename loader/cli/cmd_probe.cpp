@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: MIT
+
+#include "cli/command_line.h"
+#include "cli/output.h"
+
+namespace ublk::cli {
+
+void define_probe(Arguments& command, Options&) {
+  command.footer(
+      "Example:\n"
+      "  ublk-bpf probe --json");
+}
+
+int run_probe(const Options& options) {
+  const Probe found = probe();
+  if (options.json) {
+    say(probe_json(found));
+    return kDone;
+  }
+  say(fmt("kernel {}: ublk driver {}, BPF {}", found.kernel,
+          found.ublk_module ? "there" : "missing", face_name(found.face.face)));
+  for (const Feature& feature : found.features) {
+    say(fmt("{:3} {:22} {}", feature.available ? "yes" : "no", feature.name,
+            feature.needs));
+    if (!feature.available)
+      say(fmt("{:26} get it: {}", "", feature.how));
+  }
+  return kDone;
+}
+
+}  // namespace ublk::cli

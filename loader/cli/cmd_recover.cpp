@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: MIT
+
+#include "cli/command_line.h"
+#include "cli/daemon.h"
+
+namespace ublk::cli {
+
+void define_recover(Arguments& command, Options& options) {
+  command.device(options.dev_id, true);
+  // Other tools want the target again, ours knows it.
+  command.ignored("-t,--type", options.add.type);
+  command.ignored("-f,--file", options.add.file);
+  command.flag("--foreground", options.foreground,
+               "serve in this process, until SIGTERM or SIGINT");
+  command.footer(
+      "For devices that were added with -r, -i or -e and whose server has "
+      "died.\n"
+      "Example:\n"
+      "  ublk-bpf recover -n 0");
+}
+
+int run_recover(const Options& options) {
+  return run_server(options, options.foreground, [&](const ServeHooks& hooks) {
+    return serve_recovered(static_cast<uint32_t>(options.dev_id), hooks);
+  });
+}
+
+}  // namespace ublk::cli

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: MIT
+#include "cli/command_line.h"
+
+#include <CLI/CLI.hpp>
+
+namespace ublk::cli {
+
+void Arguments::text(const char* names, std::string& value, const char* type,
+                     const std::string& help, bool required) {
+  auto* option = app_.add_option(names, value, help)
+                     ->type_name(type)
+                     ->capture_default_str();
+  if (required) option->required();
+}
+
+void Arguments::texts(const char* names, std::vector<std::string>& values,
+                      const char* type, const std::string& help) {
+  app_.add_option(names, values, help)
+      ->type_name(type)
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+}
+
+void Arguments::number(const char* names, uint32_t& value, uint32_t least,
+                       uint32_t most, const std::string& help) {
+  app_.add_option(names, value, help)
+      ->type_name("N")
+      ->check(CLI::Range(least, most))
+      ->capture_default_str();
+}
+
+void Arguments::flag(const char* names, bool& value, const std::string& help) {
+  app_.add_flag(names, value, help);
+}
+
+void Arguments::toggle(const char* names, bool& value,
+                       const std::string& help) {
+  app_.add_option(names, value, help)->expected(0, 1)->type_name("[0|1]");
+}
+
+void Arguments::ignored(const char* names, std::string& value) {
+  app_.add_option(names, value)->group("");
+}
+
+void Arguments::device(int64_t& dev_id, bool required) {
+  auto* option = app_.add_option("-n,--dev", dev_id, "N of /dev/ublkbN")
+                     ->type_name("N")
+                     ->check(CLI::Range(int64_t{0}, (int64_t{1} << 20) - 1));
+  if (required) option->required();
+}
+
+void Arguments::footer(const char* text) { app_.footer(text); }
+
+const std::vector<Command>& commands() {
+  static const std::vector<Command> all = {
+      {"add", "add a block device and serve it", define_add, run_add},
+      {"attach", "attach a BPF program to a device", define_attach, run_attach},
+      {"detach", "take the BPF program off a device", define_detach,
+       run_detach},
+      {"del", "stop and delete a device, or all", define_del, run_del},
+      {"recover", "serve a device again whose server has died", define_recover,
+       run_recover},
+      {"list", "show the devices", define_list, run_list},
+      {"probe", "show what this kernel offers", define_probe, run_probe},
+  };
+  return all;
+}
+
+Parsed parse(int argc, const char* const* argv) {
+  Parsed parsed;
+  CLI::App app{
+      "Block devices in user space (ublk), served by BPF programs in "
+      "the kernel."};
+  app.name("ublk-bpf");
+  app.set_version_flag("--version",
+                       std::string("ublk-bpf ") + UBLK_BPF_VERSION);
+  app.require_subcommand(1);
+  app.footer(
+      "Exit status: 0 done, 1 failed, 2 used wrongly.\n"
+      "ublk-bpf COMMAND --help has the options and examples.");
+  for (const Command& command : commands()) {
+    CLI::App* sub = app.add_subcommand(command.name, command.summary);
+    Arguments arguments(*sub);
+    command.define(arguments, parsed.options);
+    arguments.flag("--json", parsed.options.json, "print JSON");
+    sub->callback(
+        [&parsed, &command] { parsed.options.command = command.name; });
+  }
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    std::ostringstream out, err;
+    const int code = app.exit(e, out, err);
+    parsed.status = code == 0 ? kDone : kUsedWrongly;
+    parsed.text = code == 0 ? out.str() : std::string(e.what());
+  }
+  return parsed;
+}
+
+}  // namespace ublk::cli

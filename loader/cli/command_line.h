@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "cli/arguments.h"
+#include "device/bpf.h"
+#include "device/serve.h"
+#include "sys/error.h"
+
+namespace ublk::cli {
+
+enum ExitStatus { kDone = 0, kFailed = 1, kUsedWrongly = 2 };
+
+struct AddOptions {
+  std::string type;
+  std::string file;
+  int64_t dev_id = -1;
+  uint32_t queues = 1;
+  uint32_t depth = 128;
+  std::string size;
+  std::string offset;
+  uint32_t block_size = 0;
+  std::string max_io = "1M";
+  bool read_only = false;
+  bool buffered = false;
+  bool recovery = false;
+  bool reissue = false;
+  bool fail_io = false;
+  bool no_bpf = false;
+  bool foreground = false;
+};
+
+struct AttachOptions {
+  std::string object;
+  std::string program;
+  std::vector<std::string> files;
+  std::vector<std::string> knobs;  // knob=value
+  bool replace = false;
+  bool no_inline = false;
+  bool inline_files = false;
+  bool buffered = false;
+};
+
+// A command line that has been understood.
+struct Options {
+  std::string command;
+  bool json = false;
+  int64_t dev_id = -1;  // -1: not given
+  bool all = false;
+  bool foreground = false;
+  AddOptions add;
+  AttachOptions attach;
+};
+
+struct Parsed {
+  // What to print instead of running anything: help, version, or what is
+  // wrong; `options` is only valid without it.
+  std::string text;
+  ExitStatus status = kDone;
+  Options options;
+};
+
+Parsed parse(int argc, const char* const* argv);
+
+// From the options to what the library takes. EINVAL: used wrongly.
+Result<AddRequest> add_request(const AddOptions& options);
+Result<AttachRequest> attach_request(uint32_t dev_id,
+                                     const AttachOptions& options);
+
+// One file each. They print and give the exit status.
+void define_add(Arguments& command, Options& options);
+void define_attach(Arguments& command, Options& options);
+void define_detach(Arguments& command, Options& options);
+void define_del(Arguments& command, Options& options);
+void define_recover(Arguments& command, Options& options);
+void define_list(Arguments& command, Options& options);
+void define_probe(Arguments& command, Options& options);
+int run_add(const Options& options);
+int run_attach(const Options& options);
+int run_detach(const Options& options);
+int run_del(const Options& options);
+int run_recover(const Options& options);
+int run_list(const Options& options);
+int run_probe(const Options& options);
+
+struct Command {
+  const char* name;
+  const char* summary;
+  void (*define)(Arguments& command, Options& options);
+  int (*run)(const Options& options);
+};
+const std::vector<Command>& commands();
+
+}  // namespace ublk::cli

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: MIT
+#include "cli/daemon.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <syslog.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "cli/output.h"
+#include "sys/process.h"
+#include "sys/unique_fd.h"
+
+namespace ublk::cli {
+
+namespace {
+
+using nlohmann::json;
+
+int print_live(uint32_t dev_id, bool as_json) {
+  auto control = Control::open();
+  if (!control) return report(control.error(), as_json);
+  auto device = describe(*control, StateStore::open_existing(), dev_id);
+  if (!device) return report(device.error(), as_json);
+  say(as_json ? device_json(*device)
+              : fmt("{} daemon pid {}", device_line(*device),
+                    device->info.ublksrv_pid));
+  std::fflush(stdout);
+  return kDone;
+}
+
+// What the daemon tells its starter: one JSON object per line.
+class Messenger {
+ public:
+  explicit Messenger(UniqueFd pipe) : pipe_(std::move(pipe)) {}
+
+  void live(uint32_t dev_id) {
+    send({{"live", dev_id}});
+    pipe_.reset();
+  }
+  // To the starter, or once it has gone to the system's log.
+  void tell(const char* kind, const Error& error) {
+    if (pipe_.valid())
+      send({{kind, {{"code", error.code()},
+                    {"message", error.message()},
+                    {"hint", error.hint_text()},
+                    {"detail", error.detail_text()}}}});
+    else
+      ::syslog(LOG_DAEMON | LOG_ERR, "%s", error.line().c_str());
+  }
+
+ private:
+  void send(const json& message) {
+    const std::string text =
+        message.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
+    // The starter may have gone: then there is nobody to tell.
+    if (::write(pipe_.get(), text.data(), text.size()) < 0) pipe_.reset();
+  }
+
+  UniqueFd pipe_;
+};
+
+Error error_from(const json& from) {
+  return Error::plain(from.at("code").get<int>(),
+                      from.at("message").get<std::string>())
+      .hint(from.at("hint").get<std::string>())
+      .detail(from.at("detail").get<std::string>());
+}
+
+void block_signals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  ::signal(SIGPIPE, SIG_IGN);
+}
+
+// Cuts the process off from its starter's terminal, directory and files. The
+// pipe becomes descriptor 3.
+UniqueFd settle_as_daemon(UniqueFd pipe) {
+  ::setsid();
+  ::umask(022);
+  if (::chdir("/") != 0) ::syslog(LOG_DAEMON | LOG_WARNING, "chdir /: %m");
+  const UniqueFd null(::open("/dev/null", O_RDWR));
+  for (int fd : {0, 1, 2})
+    if (null.valid()) ::dup2(null.get(), fd);
+  int moved = ::fcntl(pipe.get(), F_DUPFD_CLOEXEC, 3);
+  if (moved != 3) {
+    ::dup3(pipe.get(), 3, O_CLOEXEC);
+    moved = 3;
+  }
+  ::close_range(4, ~0U, 0);
+  // Before the mounts, and with them the log's socket, are left.
+  ::openlog("ublk-bpf", LOG_PID | LOG_NDELAY, LOG_DAEMON);
+  return UniqueFd(moved);
+}
+
+// Reads the daemon's messages until it is live, has failed, or is dead.
+int await(int pipe, bool as_json) {
+  const UniqueFd fd(pipe);
+  FILE* in = ::fdopen(::dup(fd.get()), "r");
+  if (!in)
+    return report(Error::sys(errno, "listening to the server"), as_json);
+  char* line = nullptr;
+  size_t size = 0;
+  std::optional<int> status;
+  while (!status && ::getline(&line, &size, in) > 0) {
+    const json message = json::parse(line, nullptr, false);
+    if (message.contains("live"))
+      status = print_live(message["live"].get<uint32_t>(), as_json);
+    else if (message.contains("error"))
+      status = report(error_from(message["error"]), as_json);
+    else if (message.contains("warning"))
+      warn(error_from(message["warning"]));
+  }
+  ::free(line);
+  ::fclose(in);
+  return status ? *status
+                : report(Error::plain(ECHILD, "the server has died before the "
+                                              "device was live"), as_json);
+}
+
+int serve_in_foreground(
+    const Options& options,
+    const std::function<Result<void>(const ServeHooks&)>& serve) {
+  block_signals();
+  const auto done = serve(
+      {.live = [&](uint32_t dev_id) { print_live(dev_id, options.json); },
+       .trouble = [](const Error& error) { warn(error); }});
+  return done ? static_cast<int>(kDone) : report(done.error(), options.json);
+}
+
+}  // namespace
+
+int run_server(const Options& options, bool foreground,
+               const std::function<Result<void>(const ServeHooks&)>& serve) {
+  if (foreground) return serve_in_foreground(options, serve);
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) != 0)
+    return report(Error::sys(errno, "pipe to the server"), options.json);
+  const pid_t child = ::fork();
+  if (child < 0) {
+    ::close(ends[0]);
+    ::close(ends[1]);
+    return report(Error::sys(errno, "fork of the server"), options.json);
+  }
+  if (child > 0) {
+    ::close(ends[1]);
+    return await(ends[0], options.json);
+  }
+  block_signals();
+  Messenger messenger(settle_as_daemon(UniqueFd(ends[1])));
+  const auto done =
+      serve({.live = [&](uint32_t dev_id) { messenger.live(dev_id); },
+             .trouble = [&](const Error& error) {
+               messenger.tell("warning", error);
+             }});
+  if (!done) messenger.tell("error", done.error());
+  return done ? kDone : kFailed;
+}
+
+}  // namespace ublk::cli

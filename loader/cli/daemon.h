@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+#include "cli/command_line.h"
+#include "device/serve.h"
+
+namespace ublk::cli {
+
+// Runs `serve` in a process of its own, or with --foreground in this one, and
+// prints the device once it is live. Gives the exit status: in the background
+// as soon as it is live or has failed, in the foreground when it has ended.
+int run_server(const Options& options, bool foreground,
+               const std::function<Result<void>(const ServeHooks&)>& serve);
+
+}  // namespace ublk::cli

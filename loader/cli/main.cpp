@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: MIT
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <exception>
+#include <string_view>
+
+#include "cli/command_line.h"
+#include "cli/output.h"
+
+namespace {
+
+bool wants_json(int argc, char** argv) {
+  return std::any_of(argv, argv + argc, [](const char* arg) {
+    return std::string_view(arg) == "--json";
+  });
+}
+
+int run(int argc, char** argv) {
+  using namespace ublk::cli;
+  const Parsed parsed = parse(argc, argv);
+  if (!parsed.text.empty() && parsed.status == kDone) {
+    std::fputs(parsed.text.c_str(), stdout);
+    return kDone;
+  }
+  if (!parsed.text.empty())
+    return report(ublk::Error::plain(EINVAL, parsed.text)
+                      .hint("ublk-bpf --help, ublk-bpf COMMAND --help"),
+                  wants_json(argc, argv), kUsedWrongly);
+  for (const Command& command : commands())
+    if (parsed.options.command == command.name)
+      return command.run(parsed.options);
+  return kUsedWrongly;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  int status = ublk::cli::kFailed;
+  try {
+    status = run(argc, argv);
+  } catch (const std::exception& e) {
+    // Only what no caller can do anything about, such as no memory.
+    std::fprintf(stderr, "ublk-bpf: %s\n", e.what());
+  }
+  // A report that nobody could read was none.
+  if (std::fflush(stdout) != 0 && status == ublk::cli::kDone) {
+    std::perror("ublk-bpf: standard output");
+    status = ublk::cli::kFailed;
+  }
+  return status;
+}

@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: MIT
+#include "cli/output.h"
+
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+namespace ublk::cli {
+
+namespace {
+
+using json = nlohmann::ordered_json;
+
+// In the bytes of a path anything but UTF-8 may be.
+std::string dump(const json& value) {
+  return value.dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
+json server_to_json(const ServerStats& server) {
+  return {{"pid", server.pid},
+          {"wakeups", server.wakeups},
+          {"cpu_ns", server.cpu_ns},
+          {"threads", server.threads}};
+}
+
+json refused_to_json(const ublk_bpf_info& info) {
+  json list = json::array();
+  for (uint32_t reason = 0; reason < UBLK_BPF_NR_REFUSED; reason++)
+    if (const ublk_bpf_refused& entry = info.refused[reason]; entry.count)
+      list.push_back({{"reason", reason_name(reason)},
+                      {"errno", errno_name(static_cast<int>(entry.error))},
+                      {"count", entry.count}});
+  return list;
+}
+
+json last_refused_to_json(const ublk_bpf_last_refused& last) {
+  if (last.reason == UBLK_BPF_REFUSED_NONE) return nullptr;
+  return {{"reason", reason_name(last.reason)},
+          {"op", op_name(last.op)},
+          {"q_id", last.q_id},
+          {"tag", last.tag},
+          {"opcode", last.opcode},
+          {"sqe_flags", last.sqe_flags},
+          {"fd", last.fd},
+          {"off", last.off},
+          {"len", last.len},
+          {"addr", last.addr},
+          {"value", last.value}};
+}
+
+json bpf_to_json(const Device& device) {
+  const ublk_bpf_info& info = *device.bpf;
+  const AttachedState* attached = device.attached();
+  json out = {{"attached", info.prog_id != 0},
+              {"prog_id", info.prog_id ? json(info.prog_id) : json(nullptr)},
+              {"program", nullptr},
+              {"object", nullptr},
+              {"files", json::array()},
+              {"nr_files", info.nr_files},
+              {"knobs", json::object()},
+              {"flags", attach_flag_names(info.attach_flags)}};
+  if (attached) {
+    out["program"] = attached->program;
+    out["object"] = attached->object;
+    out["files"] = attached->files;
+    for (const auto& [name, value] : attached->knobs)
+      out["knobs"][name] = json::parse(value, nullptr, false);
+  }
+  out["counters"] = {{"nr_attach", info.nr_attach},
+                     {"redirected", info.redirected},
+                     {"passed", info.passed},
+                     {"dropped", info.dropped},
+                     {"aborted", info.aborted},
+                     {"failed", info.failed},
+                     {"sqes", info.sqes},
+                     {"deferred", info.deferred}};
+  out["pdu_bytes"] = info.pdu_bytes;
+  out["refused"] = refused_to_json(info);
+  out["last_refused"] = last_refused_to_json(info.last);
+  return out;
+}
+
+std::string upper(std::string_view text) {
+  std::string out(text);
+  for (char& c : out) c = static_cast<char>(std::toupper(c));
+  return out;
+}
+
+std::string bpf_text(const Device& device) {
+  const ublk_bpf_info& info = *device.bpf;
+  const AttachedState* attached = device.attached();
+  std::string text =
+      info.prog_id == 0 ? std::string("none attached")
+      : attached ? fmt("program {} id {} object {}", attached->program,
+                               info.prog_id, attached->object)
+                 : fmt("program id {}", info.prog_id);
+  text += fmt(
+      ", redirected {} passed {} dropped {} aborted {} failed {}",
+      info.redirected, info.passed, info.dropped, info.aborted, info.failed);
+  std::string refused;
+  for (uint32_t reason = 0; reason < UBLK_BPF_NR_REFUSED; reason++)
+    if (info.refused[reason].count)
+      refused += fmt(" {} {}", reason_name(reason),
+                             info.refused[reason].count);
+  return refused.empty() ? text : text + ", refused" + refused;
+}
+
+json device_to_json(const Device& device) {
+  const ublksrv_ctrl_dev_info& info = device.info;
+  const bool known = device.state.has_value();
+  json out = {{"dev_id", info.dev_id},
+              {"block", block_path(info.dev_id)},
+              {"char", char_path(info.dev_id)},
+              {"state", state_name(info.state)},
+              {"target", known ? json(device.state->target.type) : json(nullptr)},
+              {"files", known ? json(device.state->target.files) : json::array()},
+              {"nr_hw_queues", info.nr_hw_queues},
+              {"queue_depth", info.queue_depth},
+              {"size_bytes", device.size_bytes()},
+              {"block_size", device.block_bytes()},
+              {"max_io_bytes", uint64_t{device.params.basic.max_sectors} << 9},
+              {"read_only", device.read_only()},
+              {"recovery", recovery_name(info.flags)},
+              {"bpf_capable", (info.flags & UBLK_F_BPF) != 0},
+              {"server", nullptr},
+              {"bpf", nullptr}};
+  if (device.server) out["server"] = server_to_json(*device.server);
+  if (device.bpf) out["bpf"] = bpf_to_json(device);
+  return out;
+}
+
+}  // namespace
+
+std::string error_json(const Error& error) {
+  json out = {{"message", error.message()},
+              {"errno", error.code_name()},
+              {"hint", error.hint_text().empty() ? json(nullptr)
+                                                 : json(error.hint_text())}};
+  if (!error.detail_text().empty()) out["log"] = error.detail_text();
+  return dump({{"error", out}});
+}
+
+std::string device_json(const Device& device) {
+  return dump(device_to_json(device));
+}
+
+std::string devices_json(const std::vector<Device>& devices) {
+  json list = json::array();
+  for (const Device& device : devices) list.push_back(device_to_json(device));
+  return dump({{"devices", list}});
+}
+
+std::string deleted_json(const std::vector<uint32_t>& dev_ids) {
+  return dump({{"deleted", dev_ids}});
+}
+
+std::string probe_json(const Probe& probe) {
+  json features = json::array();
+  for (const Feature& feature : probe.features)
+    features.push_back({{"name", feature.name},
+                        {"available", feature.available},
+                        {"needs", feature.needs},
+                        {"how", feature.how}});
+  return dump({{"kernel", probe.kernel},
+               {"face", face_name(probe.face.face)},
+               {"ublk_module", probe.ublk_module},
+               {"features", features}});
+}
+
+void say(const std::string& line) { std::fputs((line + "\n").c_str(), stdout); }
+
+int report(const Error& error, bool json_wanted, ExitStatus status) {
+  if (json_wanted) say(error_json(error));
+  std::fflush(stdout);
+  std::string lines = fmt("ublk-bpf: {}\n", error.line()) + error.detail_text();
+  if (!lines.ends_with('\n')) lines += '\n';
+  std::fputs(lines.c_str(), stderr);
+  return status;
+}
+
+void warn(const Error& error) {
+  std::fputs(fmt("ublk-bpf: warning: {}\n", error.line()).c_str(), stderr);
+}
+
+std::string device_line(const Device& device) {
+  const ublksrv_ctrl_dev_info& info = device.info;
+  return fmt(
+      "dev id {}: nr_hw_queues {} queue_depth {} block size {} dev_capacity {} "
+      "sectors",
+      info.dev_id, info.nr_hw_queues, info.queue_depth, device.block_bytes(),
+      device.params.basic.dev_sectors);
+}
+
+std::string device_text(const Device& device) {
+  const ublksrv_ctrl_dev_info& info = device.info;
+  const ublk_param_devt& devt = device.params.devt;
+  // The second line has the fields that other ublk tools' scripts count.
+  std::string text = fmt(
+      "{}\n\tmax rq size {} daemon pid {} flags {:#x} state {}\n"
+      "\tublkc: {}:{} ublkb: {}:{} owner: {}:{}\n",
+      device_line(device), info.max_io_buf_bytes, info.ublksrv_pid, info.flags,
+      upper(state_name(info.state)), devt.char_major, devt.char_minor,
+      devt.disk_major, devt.disk_minor, info.owner_uid, info.owner_gid);
+  if (device.state) {
+    text += fmt("\ttarget {}", device.state->target.type);
+    for (const auto& file : device.state->target.files) text += " " + file;
+    text += fmt(" recovery {}{}\n", recovery_name(info.flags),
+                        device.read_only() ? " read-only" : "");
+  }
+  if (const auto& server = device.server)
+    text += fmt("\tserver: wakeups {} cpu {} ns threads {}\n",
+                        server->wakeups, server->cpu_ns, server->threads);
+  if (device.bpf) text += fmt("\tbpf: {}\n", bpf_text(device));
+  text.pop_back();
+  return text;
+}
+
+}  // namespace ublk::cli

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "cli/command_line.h"
+#include "device/device.h"
+#include "device/probe.h"
+#include "sys/error.h"
+
+namespace ublk::cli {
+
+// The error's line on stderr, its detail after it; with `json` an object on
+// stdout too. Gives the exit status.
+int report(const Error& error, bool json, ExitStatus status = kFailed);
+void warn(const Error& error);
+// A line on stdout.
+void say(const std::string& line);
+
+// JSON, each on one line, so that a reader of a pipe knows when it has all.
+std::string device_json(const Device& device);
+std::string devices_json(const std::vector<Device>& devices);
+std::string deleted_json(const std::vector<uint32_t>& dev_ids);
+std::string probe_json(const Probe& probe);
+std::string error_json(const Error& error);
+// "dev id 0: nr_hw_queues 1 ...", one line, without its end.
+std::string device_line(const Device& device);
+// The same and more: several lines, the last one without its end.
+std::string device_text(const Device& device);
+
+}  // namespace ublk::cli

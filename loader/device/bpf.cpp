@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: MIT
+#include "device/bpf.h"
+
+#include <stdlib.h>
+#include <sys/sysmacros.h>
+
+#include <cerrno>
+#include <memory>
+
+#include "device/device.h"
+#include "prog/face.h"
+#include "prog/object.h"
+#include "sys/backing.h"
+
+namespace ublk {
+
+namespace {
+
+Error no_bpf(const Device& device, Face face) {
+  const std::string name = device_name(device.info.dev_id);
+  const std::string served = fmt(
+      "{} is still served, by its server", name);
+  if (face == Face::none)
+    return Error::plain(EOPNOTSUPP,
+                        name + ": this kernel has no BPF part of ublk, neither "
+                               "BPF_PROG_TYPE_UBLK nor the replacement "
+                               "ublk_drv module")
+        .hint(served + "; ublk-bpf probe tells how to get one");
+  return Error::plain(EOPNOTSUPP, name + ": was added without BPF")
+      .hint(fmt("{}; ublk-bpf del -n {}, and add it without --no-bpf",
+                        served, device.info.dev_id));
+}
+
+// What can be said without looking at the object.
+Result<void> check_device(const Device& device, const FaceInfo& face,
+                          const AttachRequest& request) {
+  if (face.face == Face::none || !device.bpf)
+    return std::unexpected(no_bpf(device, face.face));
+  const bool replace = request.flags & UBLK_BPF_ATTACH_F_REPLACE;
+  if (device.bpf->prog_id && !replace)
+    return std::unexpected(
+        Error::plain(EBUSY, fmt("{}: has a program attached, id {}",
+                                        device_name(request.dev_id),
+                                        device.bpf->prog_id))
+            .hint("--replace takes its place"));
+  if (request.files.size() > UBLK_BPF_MAX_FILES)
+    return fail(E2BIG, "{}: {} files, a program can have {} at most",
+                device_name(request.dev_id), request.files.size(),
+                UBLK_BPF_MAX_FILES);
+  if (device.state_error && request.files.empty())
+    return std::unexpected(*device.state_error);
+  return {};
+}
+
+Result<void> check_file(const Device& device, const Backing& file) {
+  const uint32_t dev_id = device.info.dev_id;
+  const ublk_param_devt& devt = device.params.devt;
+  if (file.is_block &&
+      file.rdev == makedev(devt.disk_major, devt.disk_minor))
+    return fail(EINVAL, "{}: is {} itself, which cannot be its own file",
+                file.path, device_name(dev_id));
+  if (file.direct && file.offset_align > device.block_bytes())
+    return std::unexpected(
+        Error::plain(EINVAL,
+                     fmt("{}: its direct I/O needs blocks of {} bytes, "
+                                 "{} has blocks of {}", file.path,
+                                 file.offset_align, device_name(dev_id),
+                                 device.block_bytes()))
+            .hint("--buffered, or add the device with --block-size"));
+  return {};
+}
+
+Result<std::vector<Backing>> open_files(const Device& device,
+                                        const AttachRequest& request) {
+  std::vector<std::string> paths = request.files;
+  bool buffered = request.buffered;
+  if (paths.empty() && device.state) {
+    paths = device.state->target.files;
+    buffered |= device.state->target.buffered;
+  }
+  std::vector<Backing> files;
+  for (const auto& path : paths) {
+    Backing file = TRY(Backing::open(
+        path, {.read_only = device.read_only(), .buffered = buffered}));
+    TRY(check_file(device, file));
+    files.push_back(std::move(file));
+  }
+  return files;
+}
+
+Result<void> set_knobs(Knobs& knobs, const Device& device,
+                       const AttachRequest& request) {
+  bool offset_given = false;
+  for (const auto& [name, value] : request.knobs) {
+    offset_given |= name == "offset";
+    TRY_IN(request.object, knobs.set(name, value));
+  }
+  // The target's own file, so from where the target has its first byte.
+  if (!offset_given && request.files.empty() && device.state &&
+      device.state->target.offset_bytes && knobs.get("offset"))
+    TRY_IN(request.object,
+           knobs.set("offset",
+                     fmt("{}", device.state->target.offset_bytes)));
+  return {};
+}
+
+Error explain_attach(Error error, const AttachRequest& request) {
+  switch (error.code()) {
+    case EBUSY:
+      return std::move(error).hint(
+          "a program was attached meanwhile, --replace takes its place");
+    case ENODEV:
+      return std::move(error).hint("it is not started, or being stopped");
+    case EINVAL:
+      return std::move(error).hint(
+          fmt("the kernel refuses {} or one of its files",
+                      request.object));
+    default:
+      return error;
+  }
+}
+
+std::string absolute(const std::string& path) {
+  std::unique_ptr<char, decltype(&::free)> full(
+      ::realpath(path.c_str(), nullptr), &::free);
+  return full ? full.get() : path;
+}
+
+}  // namespace
+
+Result<std::chrono::nanoseconds> attach_program(Control& control,
+                                                const StateStore& states,
+                                                const AttachRequest& request) {
+  const Device device = TRY(describe(control, states, request.dev_id));
+  const FaceInfo face = detect_face();
+  TRY(check_device(device, face, request));
+  ProgramObject object = TRY(ProgramObject::open(request.object, face));
+  const std::string program = TRY(object.choose(request.program));
+  TRY(set_knobs(object.knobs(), device, request));
+  const std::vector<Backing> files = TRY(open_files(device, request));
+  // Afterwards they cannot be read any more.
+  AttachedState attached{.prog_id = 0,
+                         .program = program,
+                         .object = absolute(request.object),
+                         .files = {},
+                         .knobs = object.knobs().values()};
+  TRY(object.load(program));
+
+  ublk_bpf_attach arg{};
+  arg.prog_fd = object.fd();
+  arg.flags = request.flags;
+  for (const Backing& file : files) {
+    arg.fds[arg.nr_files++] = file.fd.get();
+    attached.files.push_back(file.path);
+  }
+  attached.prog_id = TRY(object.id());
+  const auto begin = std::chrono::steady_clock::now();
+  if (auto done = control.attach_bpf(request.dev_id, arg); !done)
+    return std::unexpected(explain_attach(std::move(done).error(), request));
+  const auto took = std::chrono::steady_clock::now() - begin;
+  TRY(states.set_attached(request.dev_id, std::move(attached)));
+  return took;
+}
+
+Result<void> detach_program(Control& control, const StateStore& states,
+                            uint32_t dev_id) {
+  const Device device = TRY(describe(control, states, dev_id));
+  if (!device.bpf)
+    return std::unexpected(no_bpf(device, detect_face().face));
+  auto done = control.detach_bpf(dev_id);
+  if (!done && done.error().code() == ENOENT)
+    return fail(ENOENT, "{}: has no program attached", device_name(dev_id));
+  TRY(std::move(done));
+  return states.set_attached(dev_id, std::nullopt);
+}
+
+std::vector<std::string> attach_flag_names(uint32_t flags) {
+  std::vector<std::string> names;
+  if (flags & UBLK_BPF_ATTACH_F_NO_INLINE) names.emplace_back("no_inline");
+  if (flags & UBLK_BPF_ATTACH_F_INLINE_REG) names.emplace_back("inline_reg");
+  return names;
+}
+
+}  // namespace ublk

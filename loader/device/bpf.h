@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "ctrl/control.h"
+#include "device/state.h"
+#include "sys/error.h"
+
+namespace ublk {
+
+struct AttachRequest {
+  uint32_t dev_id = 0;
+  std::string object;
+  std::string program;             // "": the only one
+  std::vector<std::string> files;  // none: those of the device's target
+  std::vector<std::pair<std::string, std::string>> knobs;
+  uint32_t flags = 0;  // UBLK_BPF_ATTACH_F_*
+  bool buffered = false;
+};
+
+// Loads a program and attaches it. The attachment outlives this process and
+// holds its files. Whatever is wrong is found before anything changes. Returns
+// how long the kernel took for the attachment alone, without the load.
+Result<std::chrono::nanoseconds> attach_program(Control& control,
+                                                const StateStore& states,
+                                                const AttachRequest& request);
+
+// Takes the program off; waits until no request uses it. I/O goes on through
+// the server.
+Result<void> detach_program(Control& control, const StateStore& states,
+                            uint32_t dev_id);
+
+// "no_inline", "inline_reg": UBLK_BPF_ATTACH_F_* that stay.
+std::vector<std::string> attach_flag_names(uint32_t flags);
+
+}  // namespace ublk

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "ctrl/control.h"
+#include "device/state.h"
+#include "sys/error.h"
+
+namespace ublk {
+
+// What the server's threads have used so far.
+struct ServerStats {
+  pid_t pid = 0;
+  uint64_t wakeups = 0;  // of the queue threads: times they went to sleep
+  uint64_t cpu_ns = 0;   // of all threads that are there
+  unsigned threads = 0;
+};
+
+// Everything that is known about a device.
+struct Device {
+  ublksrv_ctrl_dev_info info{};
+  ublk_params params{};
+  std::optional<DeviceState> state;   // of our devices
+  std::optional<Error> state_error;   // why there is one that cannot be read
+  std::optional<ServerStats> server;  // of a server that lives
+  std::optional<ublk_bpf_info> bpf;   // of a device added with UBLK_F_BPF
+
+  bool read_only() const {
+    return params.basic.attrs & UBLK_ATTR_READ_ONLY;
+  }
+  uint32_t block_bytes() const { return 1U << params.basic.logical_bs_shift; }
+  uint64_t size_bytes() const { return params.basic.dev_sectors << 9; }
+  // Of the program that is attached, if this program attached it.
+  const AttachedState* attached() const;
+};
+
+// Numbers of all ublk devices, from sysfs, in order.
+std::vector<uint32_t> device_ids();
+
+// ENODEV: there is none.
+Result<Device> describe(Control& control, const StateStore& states,
+                        uint32_t dev_id);
+
+std::optional<ServerStats> server_stats(pid_t pid);
+
+// Stops and deletes a device, whoever serves it and whether it answers or
+// not, and waits until its server is gone. A server that completes nothing
+// for `patience` while the device is to be stopped is killed.
+Result<void> remove_device(
+    Control& control, const StateStore& states, uint32_t dev_id,
+    std::chrono::milliseconds patience = std::chrono::seconds(5));
+
+}  // namespace ublk

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: MIT
+#include "device/probe.h"
+
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+
+#include "ctrl/control.h"
+#include "sys/ring.h"
+
+namespace ublk {
+
+namespace {
+
+struct FlagFeature {
+  const char* name;
+  uint64_t flag;
+  const char* what;
+};
+
+constexpr std::array kFlags = {
+    FlagFeature{"user_recovery", UBLK_F_USER_RECOVERY, "add -r"},
+    FlagFeature{"user_recovery_reissue", UBLK_F_USER_RECOVERY_REISSUE, "add -i"},
+    FlagFeature{"user_recovery_fail_io", UBLK_F_USER_RECOVERY_FAIL_IO, "add -e"},
+    FlagFeature{"user_copy", UBLK_F_USER_COPY, "copying by pread and pwrite"},
+    FlagFeature{"zero_copy", UBLK_F_SUPPORT_ZERO_COPY, "registered buffers"},
+    FlagFeature{"auto_buf_reg", UBLK_F_AUTO_BUF_REG,
+                "automatic registration of buffers"},
+    FlagFeature{"batch_io", UBLK_F_BATCH_IO, "delivery in batches"},
+    FlagFeature{"shmem_zero_copy", UBLK_F_SHMEM_ZC,
+                "zero copy of shared memory"},
+    FlagFeature{"update_size", UBLK_F_UPDATE_SIZE, "resizing"},
+    FlagFeature{"quiesce", UBLK_F_QUIESCE, "an upgrade of the server"},
+};
+
+constexpr const char* kBpfHow =
+    "on a stock kernel 7.2: build and load the replacement ublk_drv module of "
+    "kernel/module; or boot a kernel with the series of kernel/patches";
+
+std::string bpf_how(const FaceInfo& face, uint64_t features) {
+  if (!face.has_btf) return "a kernel with CONFIG_DEBUG_INFO_BTF";
+  if (face.face == Face::none) return kBpfHow;
+  if (!face.has_kfunc)
+    return "the module has lost its BTF: build it where vmlinux and pahole are";
+  if (!(features & UBLK_F_BPF)) return "load the ublk_drv that has the BPF part";
+  return {};
+}
+
+Feature ring_feature() {
+  Feature feature{.name = "io_uring",
+                  .available = false,
+                  .needs = "io_uring with SQEs of 128 bytes",
+                  .how = {}};
+  auto ring = Ring::for_control();
+  feature.available = ring.has_value();
+  if (!ring)
+    feature.how = ring.error().hint_text().empty() ? ring.error().message()
+                                                   : ring.error().hint_text();
+  return feature;
+}
+
+}  // namespace
+
+Probe probe() {
+  Probe result;
+  utsname name{};
+  ::uname(&name);
+  result.kernel = name.release;
+  result.face = detect_face();
+  result.ublk_module = ::access("/dev/ublk-control", F_OK) == 0;
+  result.features.push_back(ring_feature());
+
+  uint64_t features = 0;
+  std::string no_features;
+  auto control = Control::open();
+  auto asked = control ? control->features()
+                       : Result<uint64_t>(std::unexpected(control.error()));
+  if (asked)
+    features = *asked;
+  else
+    no_features = asked.error().line();
+  result.features.push_back({.name = "ublk",
+                             .available = asked.has_value(),
+                             .needs = "the driver ublk_drv, and root",
+                             .how = no_features});
+  result.features.push_back({.name = "btf",
+                             .available = result.face.has_btf,
+                             .needs = "CONFIG_DEBUG_INFO_BTF",
+                             .how = result.face.has_btf
+                                        ? ""
+                                        : "a kernel with CONFIG_DEBUG_INFO_BTF"});
+  const std::string how = bpf_how(result.face, features);
+  result.features.push_back(
+      {.name = "bpf",
+       .available = how.empty(),
+       .needs = "BPF_PROG_TYPE_UBLK or struct ublk_bpf_ops, and "
+                "bpf_ublk_queue_sqe()",
+       .how = how.empty() || no_features.empty() || result.face.face == Face::none
+                  ? how
+                  : no_features});
+  for (const FlagFeature& flag : kFlags) {
+    const bool available = features & flag.flag;
+    std::string get;
+    if (!available)
+      get = no_features.empty() ? "a newer kernel's ublk_drv" : no_features;
+    result.features.push_back({.name = flag.name,
+                               .available = available,
+                               .needs = fmt("ublk_drv with {}", flag.what),
+                               .how = get});
+  }
+  return result;
+}
+
+}  // namespace ublk

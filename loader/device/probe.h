@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "prog/face.h"
+
+namespace ublk {
+
+struct Feature {
+  std::string name;
+  bool available = false;
+  std::string needs;  // what it takes
+  std::string how;    // how to get it; empty if it is there
+};
+
+struct Probe {
+  std::string kernel;  // as uname -r has it
+  FaceInfo face;
+  bool ublk_module = false;  // /dev/ublk-control is there
+  std::vector<Feature> features;
+};
+
+// What this kernel offers; changes nothing. Works without root, but then
+// knows less and says so.
+Probe probe();
+
+}  // namespace ublk

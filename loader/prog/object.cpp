@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: MIT
+#include "prog/object.h"
+
+#include <bpf/bpf.h>
+#include <bpf/btf.h>
+#include <bpf/libbpf.h>
+#include <elf.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <sstream>
+
+#include "prog/libbpf_log.h"
+#include "sys/unique_fd.h"
+
+namespace ublk {
+
+namespace {
+
+constexpr const char* kSection = "ublk";
+constexpr size_t kLogBytes = 4 << 20;
+
+std::string join(const std::vector<std::string>& words) {
+  std::string text;
+  for (const auto& word : words) text += (text.empty() ? "" : ", ") + word;
+  return text;
+}
+
+std::string join_lines(const std::vector<std::string>& lines) {
+  std::string text;
+  for (const auto& line : lines) text += line + "\n";
+  return text;
+}
+
+// libbpf says of anything but a BPF object only that its format is wrong.
+Result<void> check_elf(const std::string& path) {
+  const UniqueFd fd = TRY(UniqueFd::open(path, O_RDONLY));
+  struct stat st{};
+  if (::fstat(fd.get(), &st) == 0 && S_ISDIR(st.st_mode))
+    return fail(EISDIR, "{}: is a directory, not a BPF object", path);
+  Elf64_Ehdr header{};
+  const ssize_t got = ::read(fd.get(), &header, sizeof(header));
+  if (got < 0) return fail_sys(errno, "{}: read", path);
+  if (got < SELFMAG || std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0)
+    return std::unexpected(
+        Error::plain(ENOEXEC, path + ": is no ELF file")
+            .hint("compile the program: clang -target bpf -g -O2, or "
+                  "Makefile.bpf"));
+  if (got < static_cast<ssize_t>(sizeof(header)) ||
+      header.e_ident[EI_CLASS] != ELFCLASS64 || header.e_machine != EM_BPF)
+    return std::unexpected(
+        Error::plain(ENOEXEC, path + ": is an ELF file, but not for BPF")
+            .hint("compile the program with clang -target bpf"));
+  return {};
+}
+
+// What is missing in this kernel, by libbpf's own words; "" if nothing is.
+std::string missing_in_kernel(const std::vector<std::string>& lines) {
+  for (const auto& line : lines)
+    for (std::string_view sign :
+         {"not found in kernel", "Cannot find member", "Cannot find type",
+          "not found in vmlinux", "failed to find kernel BTF type"})
+      if (line.contains(sign)) return line;
+  return {};
+}
+
+bool wants_newer_kernel(std::string_view cause) {
+  for (std::string_view sign : {"unknown func", "invalid func",
+                                "calling invalid kernel function",
+                                "kernel function call is not supported"})
+    if (cause.contains(sign)) return true;
+  return false;
+}
+
+constexpr const char* kNewerHint =
+    "the program needs a newer kernel than this one; ublk-bpf probe tells "
+    "what this one has";
+
+Error load_error(const std::string& object, const std::string& program,
+                 int code, const std::string& log, const LibbpfLog& libbpf) {
+  const std::string where = fmt("{}: program {}", object, program);
+  if (const auto cause = verifier_cause(log); !cause.empty()) {
+    auto error =
+        Error::plain(code, fmt("{}: refused by the verifier: {}", where,
+                                       cause))
+            .detail(log);
+    return wants_newer_kernel(cause) ? std::move(error).hint(kNewerHint)
+                                     : error;
+  }
+  if (const auto missing = missing_in_kernel(libbpf.lines()); !missing.empty())
+    return Error::plain(code, fmt("{}: {}", where, missing))
+        .hint(kNewerHint)
+        .detail(join_lines(libbpf.lines()));
+  auto error = Error::sys(code, where + ": load");
+  if (code == EPERM || code == EACCES)
+    error = std::move(error).hint("this needs root (CAP_BPF, CAP_SYS_ADMIN)");
+  else if (!libbpf.lines().empty())
+    error = std::move(error).hint(libbpf.lines().front());
+  return std::move(error).detail(join_lines(libbpf.lines()));
+}
+
+}  // namespace
+
+std::string verifier_cause(const std::string& log) {
+  std::istringstream in(log);
+  std::string cause;
+  for (std::string line; std::getline(in, line);) {
+    if (line.starts_with("processed ") || line.starts_with("verification time") ||
+        line.starts_with("stack depth") || line.starts_with("-- "))
+      continue;
+    if (line.find_first_not_of(" \t") != std::string::npos) cause = line;
+  }
+  return cause;
+}
+
+void ProgramObject::Close::operator()(bpf_object* object) const {
+  bpf_object__close(object);
+}
+
+ProgramObject::ProgramObject(std::string path, const FaceInfo& face,
+                             bpf_object* object)
+    : path_(std::move(path)), face_(face), object_(object) {
+  bpf_program* program;
+  bpf_object__for_each_program(program, object)
+    if (std::string_view(bpf_program__section_name(program)) == kSection)
+      programs_.emplace_back(bpf_program__name(program));
+  bpf_map* map;
+  bpf_object__for_each_map(map, object) {
+    if (!std::string_view(bpf_map__name(map)).ends_with(".rodata")) continue;
+    size_t size = 0;
+    auto* bytes = static_cast<std::byte*>(bpf_map__initial_value(map, &size));
+    if (bytes && bpf_object__btf(object))
+      knobs_ = Knobs::find(bpf_object__btf(object), {bytes, size});
+  }
+}
+
+Result<ProgramObject> ProgramObject::open(const std::string& path,
+                                          const FaceInfo& face) {
+  TRY(check_elf(path));
+  if (face.face == Face::program_type) {
+    // Known to no released libbpf. Once per process is enough.
+    static const int handler = libbpf_register_prog_handler(
+        kSection, static_cast<bpf_prog_type>(face.prog_type),
+        static_cast<bpf_attach_type>(0), nullptr);
+    if (handler < 0)
+      return fail_sys(errno_of(handler), "section '{}' for libbpf", kSection);
+  }
+  const LibbpfLog log;
+  bpf_object* object = bpf_object__open_file(path.c_str(), nullptr);
+  if (!object) {
+    auto error = Error::plain(ENOEXEC, path + ": is no BPF object that libbpf "
+                                              "can read");
+    if (!log.lines().empty())
+      error = std::move(error).hint(log.lines().front());
+    return std::unexpected(
+        std::move(error).detail(join_lines(log.lines())));
+  }
+  return ProgramObject(path, face, object);
+}
+
+Result<std::string> ProgramObject::choose(const std::string& name) const {
+  if (programs_.empty())
+    return std::unexpected(
+        Error::plain(ENOENT, path_ + ": has no ublk program")
+            .hint("UBLK_BPF(name) of ublk/ublk.bpf.h makes one"));
+  if (name.empty()) {
+    if (programs_.size() == 1) return programs_.front();
+    return std::unexpected(
+        Error::plain(EINVAL, fmt("{}: has {} ublk programs", path_,
+                                         programs_.size()))
+            .hint("name one with --prog: " + join(programs_)));
+  }
+  for (const auto& program : programs_)
+    if (program == name) return name;
+  return std::unexpected(
+      Error::plain(ENOENT, fmt("{}: has no ublk program '{}'", path_,
+                                       name))
+          .hint("there are: " + join(programs_)));
+}
+
+// Leaves only `program`, as this kernel takes it, to be loaded.
+Result<bpf_program*> ProgramObject::select(const std::string& program) {
+  bpf_object* object = object_.get();
+  bpf_program* each;
+  bpf_object__for_each_program(each, object)
+    bpf_program__set_autoload(each, false);
+  const bool struct_ops = face_.face == Face::struct_ops;
+  const std::string wanted_map = program + "_ops";
+  bool found_map = false;
+  bpf_map* map;
+  bpf_object__for_each_map(map, object) {
+    if (bpf_map__type(map) != BPF_MAP_TYPE_STRUCT_OPS) continue;
+    // libbpf 1.5 heeds the "?" of the section for its first map only.
+    const bool wanted = struct_ops && wanted_map == bpf_map__name(map);
+    bpf_map__set_autocreate(map, wanted);
+    found_map |= wanted;
+  }
+  const std::string name = struct_ops ? program + "_so" : program;
+  bpf_program* chosen = bpf_object__find_program_by_name(object, name.c_str());
+  if (!chosen || (struct_ops && !found_map))
+    return std::unexpected(
+        Error::plain(ENOENT,
+                     fmt("{}: program {} has no struct_ops part, which "
+                                 "this kernel's ublk_drv needs", path_, program))
+            .hint("define it with UBLK_BPF(name) of ublk/ublk.bpf.h"));
+  bpf_program__set_autoload(chosen, true);
+  return chosen;
+}
+
+Result<void> ProgramObject::load(const std::string& program) {
+  bpf_program* chosen = TRY(select(program));
+  std::string log(kLogBytes, '\0');
+  bpf_program__set_log_buf(chosen, log.data(), log.size());
+  const LibbpfLog libbpf;
+  const int ret = bpf_object__load(object_.get());
+  bpf_program__set_log_buf(chosen, nullptr, 0);
+  if (const int code = errno_of(ret)) {
+    log.resize(std::strlen(log.c_str()));
+    return std::unexpected(load_error(path_, program, code, log, libbpf));
+  }
+  loaded_ = chosen;
+  return {};
+}
+
+int ProgramObject::fd() const { return loaded_ ? bpf_program__fd(loaded_) : -1; }
+
+Result<uint32_t> ProgramObject::id() const {
+  bpf_prog_info info{};
+  uint32_t len = sizeof(info);
+  const int ret = bpf_prog_get_info_by_fd(fd(), &info, &len);
+  if (const int code = errno_of(ret))
+    return fail_sys(code, "{}: getting the program's id", path_);
+  return info.id;
+}
+
+}  // namespace ublk

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "prog/face.h"
+#include "prog/knobs.h"
+#include "sys/error.h"
+
+struct bpf_object;
+struct bpf_program;
+
+namespace ublk {
+
+// An object file with ublk programs, open and perhaps loaded. Destruction
+// closes its descriptors: a program that is attached lives on in the kernel.
+class ProgramObject {
+ public:
+  // ENOEXEC: no ELF, or not for BPF.
+  static Result<ProgramObject> open(const std::string& path,
+                                    const FaceInfo& face);
+
+  const std::string& path() const { return path_; }
+  // Names of its ublk programs, as UBLK_BPF(name) has them.
+  const std::vector<std::string>& programs() const { return programs_; }
+  // `name` if there is such a program; "" if there is only one.
+  // ENOENT: not there, or none at all. EINVAL: several and none named.
+  Result<std::string> choose(const std::string& name) const;
+
+  Knobs& knobs() { return knobs_; }
+
+  // Verifies and loads one program. A refusal has the verifier's reason in
+  // its line and the whole log as its detail.
+  Result<void> load(const std::string& program);
+  // Of the loaded program.
+  int fd() const;
+  Result<uint32_t> id() const;
+
+ private:
+  struct Close {
+    void operator()(bpf_object* object) const;
+  };
+  ProgramObject(std::string path, const FaceInfo& face, bpf_object* object);
+
+  Result<bpf_program*> select(const std::string& program);
+
+  std::string path_;
+  FaceInfo face_;
+  std::unique_ptr<bpf_object, Close> object_;
+  std::vector<std::string> programs_;
+  Knobs knobs_;
+  bpf_program* loaded_ = nullptr;
+};
+
+// What a verifier's log says went wrong: its last line before the statistics.
+std::string verifier_cause(const std::string& log);
+
+}  // namespace ublk

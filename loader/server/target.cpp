@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: MIT
+#include "server/target.h"
+
+#include <array>
+#include <cerrno>
+
+#include "sys/sizes.h"
+
+namespace ublk {
+
+namespace {
+constexpr std::array<const TargetOps*, 2> kTargets = {&kNullTarget,
+                                                      &kLoopTarget};
+}
+
+std::span<const TargetOps* const> all_targets() { return kTargets; }
+
+Result<const TargetOps*> find_target(std::string_view name) {
+  std::string names;
+  for (const TargetOps* ops : all_targets()) {
+    if (ops->name == name) return ops;
+    names += names.empty() ? "" : ", ";
+    names += ops->name;
+  }
+  return fail(EINVAL, "no target '{}'; there are: {}", name, names);
+}
+
+Result<Target> open_target(const TargetSpec& spec) {
+  Target target;
+  target.ops = TRY(find_target(spec.type));
+  target.spec = spec;
+  if (target.ops->takes_file && spec.files.size() != 1)
+    return fail(EINVAL, "target {}: needs one file (-f), {} given", spec.type,
+                spec.files.size());
+  if (!target.ops->takes_file && !spec.files.empty())
+    return fail(EINVAL, "target {}: takes no file", spec.type);
+  TRY(target.ops->init(target));
+  return target;
+}
+
+void set_basic_params(Target& target, uint64_t size_bytes,
+                      uint32_t block_bytes) {
+  ublk_params& params = target.params;
+  params.types = UBLK_PARAM_TYPE_BASIC;
+  ublk_param_basic& basic = params.basic;
+  if (target.spec.read_only) basic.attrs |= UBLK_ATTR_READ_ONLY;
+  const uint8_t shift = shift_of(block_bytes);
+  basic.logical_bs_shift = shift;
+  basic.physical_bs_shift = shift;
+  basic.io_min_shift = shift;
+  basic.io_opt_shift = shift;
+  basic.max_sectors = target.spec.max_io_bytes >> kSectorShift;
+  basic.dev_sectors = (size_bytes & ~(uint64_t{block_bytes} - 1)) >> kSectorShift;
+}
+
+}  // namespace ublk

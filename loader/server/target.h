@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <liburing.h>
+#include <linux/ublk_cmd.h>
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "sys/backing.h"
+#include "sys/error.h"
+
+namespace ublk {
+
+// What a user asks of a target. Kept in the state file, for recovery.
+struct TargetSpec {
+  std::string type;
+  std::vector<std::string> files;
+  uint64_t size_bytes = 0;    // 0: what the file has, or the target's default
+  uint64_t offset_bytes = 0;  // of the device's first byte in the file
+  uint32_t block_bytes = 0;   // 0: the smallest that the file allows
+  uint32_t max_io_bytes = 0;
+  bool read_only = false;
+  bool buffered = false;
+};
+
+struct TargetOps;
+
+// An opened target. Destruction closes its files, which does nothing to the
+// device as long as its queues do not run.
+struct Target {
+  const TargetOps* ops = nullptr;
+  TargetSpec spec;
+  std::vector<Backing> files;
+  ublk_params params{};
+};
+
+// Files of a queue's ring, by index.
+inline constexpr int kCharFile = 0;
+inline constexpr int kFirstTargetFile = 1;
+
+// One tag's request.
+struct Io {
+  const ublksrv_io_desc* desc = nullptr;
+  std::byte* buf = nullptr;  // max_io_bytes of it
+  uint32_t done_bytes = 0;
+
+  uint8_t op() const { return ublksrv_get_op(desc); }
+  // Of data, for a request that has any. Not for discards: may overflow.
+  uint32_t len_bytes() const { return desc->nr_sectors << 9; }
+};
+
+// A target is this table, in a file of its own.
+struct TargetOps {
+  std::string_view name;
+  std::string_view summary;
+  bool takes_file;
+  // Opens the files and fills in `params` from `spec`.
+  Result<void> (*init)(Target& target);
+  // Begins a request. Either prepares `sqe` (all but its user_data) or gives
+  // the result at once: bytes done, or a negative errno. Must not block.
+  std::optional<int> (*start)(const Target& target, Io& io, io_uring_sqe* sqe);
+  // Goes on when an SQE has completed with `res`: another one, or the result.
+  std::optional<int> (*done)(const Target& target, Io& io, int res,
+                             io_uring_sqe* sqe);
+};
+
+std::span<const TargetOps* const> all_targets();
+// EINVAL, with the names that there are.
+Result<const TargetOps*> find_target(std::string_view name);
+// Looks up `spec.type` and initialises it.
+Result<Target> open_target(const TargetSpec& spec);
+
+// The parameters that do not depend on the backing, for init().
+void set_basic_params(Target& target, uint64_t size_bytes,
+                      uint32_t block_bytes);
+
+extern const TargetOps kNullTarget;
+extern const TargetOps kLoopTarget;
+
+}  // namespace ublk

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <string>
+
+#include "sys/error.h"
+#include "sys/unique_fd.h"
+
+namespace ublk {
+
+struct BackingOptions {
+  bool read_only = false;
+  bool buffered = false;  // no O_DIRECT, even where it works
+};
+
+// An open regular file or block device that holds a device's data, and what
+// it can do. Destruction closes the file; a program that is attached keeps
+// its own reference.
+struct Backing {
+  std::string path;  // absolute
+  UniqueFd fd;
+  bool is_block = false;
+  bool direct = false;  // open with O_DIRECT
+  bool rotational = false;
+  dev_t rdev = 0;  // of a block device
+  uint64_t size_bytes = 0;
+  // What direct I/O has to be aligned to, in bytes; 1 if buffered.
+  uint32_t offset_align = 1;
+  uint32_t memory_align = 1;
+  // Block size, smallest and best I/O to advertise. In bytes, powers of two.
+  uint32_t physical_bytes = 512;
+  uint32_t io_min_bytes = 512;
+  uint32_t io_opt_bytes = 512;
+  // By fallocate(). 0: not supported.
+  uint64_t max_discard_bytes = 0;
+  uint64_t max_write_zeroes_bytes = 0;
+  uint32_t discard_granularity_bytes = 0;
+
+  // EISDIR and EINVAL: neither a regular file nor a block device.
+  static Result<Backing> open(const std::string& path,
+                              const BackingOptions& options);
+};
+
+}  // namespace ublk

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <sys/types.h>
+
+#include <chrono>
+#include <string>
+
+#include "sys/error.h"
+#include "sys/unique_fd.h"
+
+namespace ublk {
+
+// Closes every descriptor from 3 on, so that a daemon does not keep its
+// starter's pipes, terminals and files alive.
+void close_inherited_fds();
+
+// Leaves the mount namespace that the process was started in, for one that
+// holds only the root. A server whose namespace holds the file system on its
+// own device would, when it dies, unmount that file system and so wait for
+// itself. Files that are open stay usable. Needs CAP_SYS_ADMIN.
+Result<void> leave_mounts();
+
+// The thread's allocations do not wait for I/O that only this thread can
+// serve, and its memory, once touched, is not swapped out. Threads created
+// later inherit the first. Needs CAP_SYS_RESOURCE.
+Result<void> become_io_server();
+
+// A handle of the process, invalid if there is none.
+UniqueFd pidfd_of(pid_t pid);
+// True if the process has gone before the time is over.
+bool wait_gone(const UniqueFd& pidfd, std::chrono::milliseconds time);
+
+}  // namespace ublk
