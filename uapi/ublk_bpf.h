@@ -21,7 +21,7 @@
  * be combined with UBLK_F_UNPRIVILEGED_DEV, UBLK_F_ZONED or UBLK_F_INTEGRITY
  * (-EINVAL). A high bit, clear of what the driver may add next.
  */
-#define UBLK_F_BPF		(1ULL << 48)
+#define UBLK_F_BPF		0x1000000000000ULL	/* bit 48 */
 
 /*
  * Control commands, on /dev/ublk-control, CAP_SYS_ADMIN. As with the other
@@ -53,14 +53,17 @@
 #define UBLK_BPF_MAX_SQES	8	/* of one request */
 
 /* Take the place of an attached program; without it, attach is -EBUSY then */
-#define UBLK_BPF_ATTACH_F_REPLACE	(1U << 0)
+#define UBLK_BPF_ATTACH_F_REPLACE	0x1U
 /* Never issue in the submitter's context, always from a worker (as loop does) */
-#define UBLK_BPF_ATTACH_F_NO_INLINE	(1U << 1)
+#define UBLK_BPF_ATTACH_F_NO_INLINE	0x2U
 /*
- * Issue to regular files in the submitter's context too. By default that is
- * done for block devices that are open for direct I/O only.
+ * By default, READ and WRITE are issued in the submitter's context to files
+ * that are open for direct I/O: to block devices always, to regular files while
+ * nobody has claimed the ublk device (mounted it, swaps to it, maps it). With
+ * this flag to regular files always: for backing file systems known to be safe
+ * below the one that is mounted.
  */
-#define UBLK_BPF_ATTACH_F_INLINE_REG	(1U << 2)
+#define UBLK_BPF_ATTACH_F_INLINE_REG	0x4U
 
 /**
  * struct ublk_bpf_attach - argument of UBLK_U_CMD_ATTACH_BPF

@@ -137,8 +137,7 @@ static int ublk_bpf_init_file(struct ublk_bpf_file *f, struct file *file,
 	if (f->direct && !f->reg)
 		f->bdev = I_BDEV(inode);
 	f->inline_ok = f->direct && file->f_mode & FMODE_NOWAIT &&
-		!(flags & UBLK_BPF_ATTACH_F_NO_INLINE) &&
-		(!f->reg || flags & UBLK_BPF_ATTACH_F_INLINE_REG);
+		!(flags & UBLK_BPF_ATTACH_F_NO_INLINE);
 	return 0;
 }
 
@@ -150,7 +149,7 @@ ublk_bpf_alloc_att(struct ublk_bpf_dev *bd, const struct ublk_bpf_attach *arg)
 	int ret;
 	u32 i;
 
-	att = kzalloc(sizeof(*att), GFP_KERNEL);
+	att = kzalloc_obj(*att, GFP_KERNEL);
 	if (!att)
 		return ERR_PTR(-ENOMEM);
 	ret = percpu_ref_init(&att->ref, ublk_bpf_ref_release, 0, GFP_KERNEL);
@@ -230,7 +229,7 @@ static int ublk_bpf_publish(struct ublk_bpf_dev *bd, struct ublk_bpf_att *att)
 	ret = ublk_bpf_init_workers(bd);
 	if (ret)
 		return ret;
-	bd->nr_attach++;
+	WRITE_ONCE(bd->nr_attach, bd->nr_attach + 1);
 	ublk_bpf_set_att(bd, att, true);
 	return 0;
 }
@@ -307,17 +306,17 @@ static int ublk_bpf_get_info(struct ublk_bpf_dev *bd,
 
 	if (!header->addr || !header->len)
 		return -EINVAL;
-	mutex_lock(&bd->lock);
-	att = rcu_dereference_protected(bd->att, lockdep_is_held(&bd->lock));
+	/* not under the lock: it is held while a replaced program drains */
+	rcu_read_lock();
+	att = rcu_dereference(bd->att);
 	if (att) {
 		info.prog_id = att->prog->aux->id;
 		info.attach_flags = att->flags;
 		info.nr_files = att->nr_files;
 	}
-	if (bd->disk)
-		info.pdu_bytes = bd->disk->queue->tag_set->cmd_size;
-	info.nr_attach = bd->nr_attach;
-	mutex_unlock(&bd->lock);
+	rcu_read_unlock();
+	info.pdu_bytes = READ_ONCE(bd->pdu_bytes);
+	info.nr_attach = READ_ONCE(bd->nr_attach);
 
 	ublk_bpf_sum_stats(bd, &info);
 	spin_lock_irq(&bd->last_lock);
@@ -377,6 +376,7 @@ void ublk_bpf_start_dev(struct ublk_bpf_dev *bd, struct gendisk *disk)
 {
 	mutex_lock(&bd->lock);
 	bd->disk = disk;
+	WRITE_ONCE(bd->pdu_bytes, disk->queue->tag_set->cmd_size);
 	mutex_unlock(&bd->lock);
 }
 EXPORT_SYMBOL_GPL(ublk_bpf_start_dev);

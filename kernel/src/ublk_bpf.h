@@ -57,18 +57,20 @@ static inline void ublk_bpf_init_batch(struct ublk_bpf_batch *batch,
  * @last_lock:	protects @last
  * @last:	see struct ublk_bpf_info
  * @dev_id:	N of /dev/ublkbN
+ * @pdu_bytes:	see struct ublk_bpf_info
  */
 struct ublk_bpf_dev {
 	struct ublk_bpf_att __rcu	*att;
 	struct ublk_bpf_stats __percpu	*stats;
-	struct mutex			lock;
+	struct mutex			lock;	/* attach, detach, start, stop */
 	struct gendisk			*disk;
 	struct workqueue_struct		*wq;
 	struct ublk_bpf_lane		*lanes;
 	u64				nr_attach;
-	spinlock_t			last_lock;
+	spinlock_t			last_lock;	/* @last */
 	struct ublk_bpf_last_refused	last;
 	u32				dev_id;
+	u32				pdu_bytes;
 };
 
 int ublk_bpf_init_dev(struct ublk_bpf_dev *bd, u32 dev_id);

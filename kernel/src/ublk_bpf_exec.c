@@ -345,24 +345,43 @@ static inline bool ublk_bpf_low_stack(void)
 #endif
 
 /*
+ * Does the submitter hold nothing that a file system could want? Whoever has
+ * claimed the device (a file system on it, swap, device mapper) may submit with
+ * locks of the same classes as the backing file system's, and in the middle of
+ * a transaction. If nobody has, requests come from users of the block device
+ * itself. A claim is made before the claimant's first I/O.
+ */
+static bool ublk_bpf_unclaimed(const struct request *rq)
+{
+	return !READ_ONCE(rq->q->disk->part0->bd_holder);
+}
+
+/*
  * May the SQE be issued from ->queue_rq(), on the stack and with the locks of
  * whoever submitted the bio?
  */
-static bool ublk_bpf_may_inline(const struct ublk_bpf_file *f,
+static bool ublk_bpf_may_inline(const struct ublk_bpf_req *req,
 				const struct ublk_bpf_sqe *s)
 {
+	const struct ublk_bpf_file *f = ublk_bpf_sqe_file(req, s);
+
 	if (s->opcode != IORING_OP_READ && s->opcode != IORING_OP_WRITE)
 		return false;
 	if (!f->inline_ok || current->flags & PF_MEMALLOC ||
 	    ublk_bpf_low_stack())
 		return false;
+	if (!f->reg)
+		return true;
 	/*
 	 * A file system may take current->journal_info for its own, and would
 	 * signal this task for a write beyond its RLIMIT_FSIZE.
 	 */
-	return !f->reg || (!current->journal_info &&
-			   (s->opcode == IORING_OP_READ ||
-			    rlimit(RLIMIT_FSIZE) == RLIM_INFINITY));
+	if (current->journal_info ||
+	    (s->opcode == IORING_OP_WRITE &&
+	     rlimit(RLIMIT_FSIZE) != RLIM_INFINITY))
+		return false;
+	return req->att->flags & UBLK_BPF_ATTACH_F_INLINE_REG ||
+		ublk_bpf_unclaimed(req->rq);
 }
 
 /*
@@ -429,7 +448,7 @@ static void ublk_bpf_start_sqe(struct ublk_bpf_req *req,
 {
 	if (s->opcode == IORING_OP_NOP)
 		ublk_bpf_sqe_done(s, 0);
-	else if (ublk_bpf_may_inline(ublk_bpf_sqe_file(req, s), s))
+	else if (ublk_bpf_may_inline(req, s))
 		ublk_bpf_issue_inline(req, s, batch);
 	else
 		ublk_bpf_defer(req, s);
@@ -450,7 +469,7 @@ bool ublk_bpf_map_data(struct ublk_bpf_req *req)
 	struct request *rq = req->rq;
 	struct bio *bio = rq->bio;
 	struct req_iterator iter;
-	struct bio_vec tmp, *bv;
+	struct bio_vec *bv, tmp;
 	unsigned int nr = 0;
 
 	/* most often all is in one bvec */
@@ -470,8 +489,10 @@ bool ublk_bpf_map_data(struct ublk_bpf_req *req)
 	if (!bv)
 		return false;
 	req->bvec = bv;
-	rq_for_each_bvec(tmp, rq, iter)
-		*bv++ = tmp;
+	rq_for_each_bvec(tmp, rq, iter) {
+		*bv = tmp;
+		bv++;
+	}
 	return true;
 }
 

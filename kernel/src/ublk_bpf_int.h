@@ -32,7 +32,7 @@ struct io_uring_sqe;
  * @ki_flags:	of a kiocb for it. Taken once: F_SETFL may change the file's
  * @reg:	a regular file, not a block device
  * @direct:	open for direct I/O
- * @inline_ok:	may be issued to in the submitter's context
+ * @inline_ok:	may be issued to in the submitter's context, if that allows it
  */
 struct ublk_bpf_file {
 	struct file	*file;

@@ -430,7 +430,7 @@ static void ublk_bpf_redirect(struct ublk_bpf_ctx_kern *kctx,
 	 * must not take a request that is ours for one that is the server's.
 	 */
 	WRITE_ONCE(req->att, att);
-	smp_wmb();
+	smp_wmb();	/* pairs with ublk_bpf_owns_rq() */
 	blk_mq_start_request(rq);
 	ublk_bpf_execute(req, batch);
 }
