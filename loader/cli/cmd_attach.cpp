@@ -64,12 +64,12 @@ int run_attach(const Options& options) {
   auto control = Control::open();
   if (!control) return report(control.error(), options.json);
   const StateStore states = StateStore::open_existing();
-  if (auto done = attach_program(*control, states, *request); !done)
-    return report(done.error(), options.json);
+  const auto took = attach_program(*control, states, *request);
+  if (!took) return report(took.error(), options.json);
   auto device = describe(*control, states, dev_id);
   if (!device) return report(device.error(), options.json);
   if (options.json)
-    say(device_json(*device));
+    say(attach_json(*device, *took));
   else
     say(fmt("dev id {}: program {} attached, id {}", dev_id,
             device->attached() ? device->attached()->program : "",

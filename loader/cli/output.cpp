@@ -143,6 +143,12 @@ std::string device_json(const Device& device) {
   return dump(device_to_json(device));
 }
 
+std::string attach_json(const Device& device, std::chrono::nanoseconds took) {
+  json out = device_to_json(device);
+  out["attach_ms"] = std::chrono::duration<double, std::milli>(took).count();
+  return dump(out);
+}
+
 std::string devices_json(const std::vector<Device>& devices) {
   json list = json::array();
   for (const Device& device : devices) list.push_back(device_to_json(device));

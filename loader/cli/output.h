@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <chrono>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,8 @@ void say(const std::string& line);
 
 // JSON, each on one line, so that a reader of a pipe knows when it has all.
 std::string device_json(const Device& device);
+// The same, and how long the kernel took to attach.
+std::string attach_json(const Device& device, std::chrono::nanoseconds took);
 std::string devices_json(const std::vector<Device>& devices);
 std::string deleted_json(const std::vector<uint32_t>& dev_ids);
 std::string probe_json(const Probe& probe);
