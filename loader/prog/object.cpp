@@ -21,7 +21,8 @@ namespace ublk {
 namespace {
 
 constexpr const char* kSection = "ublk";
-constexpr size_t kLogBytes = 4 << 20;
+// The verifier keeps the end of a longer log, which is the part that matters.
+constexpr size_t kLogBytes = 64 << 10;
 
 std::string join(const std::vector<std::string>& words) {
   std::string text;
@@ -83,8 +84,9 @@ Error load_error(const std::string& object, const std::string& program,
                  int code, const std::string& log, const LibbpfLog& libbpf) {
   const std::string where = fmt("{}: program {}", object, program);
   if (const auto cause = verifier_cause(log); !cause.empty()) {
+    // ENOSPC is about the log only.
     auto error =
-        Error::plain(code, fmt("{}: refused by the verifier: {}", where,
+        Error::plain(code == ENOSPC ? EINVAL : code, fmt("{}: refused by the verifier: {}", where,
                                        cause))
             .detail(log);
     return wants_newer_kernel(cause) ? std::move(error).hint(kNewerHint)
@@ -219,6 +221,8 @@ Result<void> ProgramObject::load(const std::string& program) {
   bpf_program__set_log_buf(chosen, nullptr, 0);
   if (const int code = errno_of(ret)) {
     log.resize(std::strlen(log.c_str()));
+    // Its beginning then is in the middle of a line.
+    if (code == ENOSPC) log.erase(0, log.find('\n') + 1);
     return std::unexpected(load_error(path_, program, code, log, libbpf));
   }
   loaded_ = chosen;
