@@ -291,11 +291,12 @@ static void ublk_bpf_sum_stats(struct ublk_bpf_dev *bd,
 		info->dropped += READ_ONCE(s->dropped);
 		info->aborted += READ_ONCE(s->aborted);
 		info->failed += READ_ONCE(s->failed);
-		info->sqes += READ_ONCE(s->sqes);
+		info->sqes += READ_ONCE(s->more_sqes);
 		info->deferred += READ_ONCE(s->deferred);
 		for (i = 0; i < UBLK_BPF_NR_REFUSED; i++)
 			info->refused[i].count += READ_ONCE(s->refused[i]);
 	}
+	info->sqes += info->redirected;
 }
 
 static int ublk_bpf_get_info(struct ublk_bpf_dev *bd,

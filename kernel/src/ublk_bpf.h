@@ -104,15 +104,15 @@ static inline bool ublk_bpf_attached(struct ublk_bpf_dev *bd)
 }
 
 /*
- * Run the program. True: the request is not the caller's any more. False: the
+ * Run the attached program. True: the request is not the caller's any more. False: the
  * program passes it, or there is none; the request has not been touched.
- * The caller ends the batch.
+ * @batch is NULL for a single request, else the caller ends it.
  */
 static inline bool ublk_bpf_queue_rq(struct ublk_bpf_dev *bd,
 				     struct request *rq,
 				     struct ublk_bpf_batch *batch)
 {
-	return ublk_bpf_attached(bd) && __ublk_bpf_queue_rq(bd, rq, batch);
+	return __ublk_bpf_queue_rq(bd, rq, batch);
 }
 
 static inline void ublk_bpf_end_batch(struct ublk_bpf_batch *batch)

@@ -28,12 +28,12 @@ ublk_bpf_sqe_file(const struct ublk_bpf_req *req, const struct ublk_bpf_sqe *s)
 
 /*
  * As ublk_end_request() explains, a final fput() must not become task work of
- * a task that serves the file. A completion in hard interrupt context comes as
+ * a task that serves the file. A completion with interrupts disabled comes as
  * it is.
  */
 void ublk_bpf_end_rq(struct request *rq, blk_status_t sts)
 {
-	if (in_hardirq() || irqs_disabled()) {
+	if (irqs_disabled()) {
 		blk_mq_end_request(rq, sts);
 		return;
 	}
@@ -47,7 +47,8 @@ static void ublk_bpf_put_req(struct ublk_bpf_req *req)
 	struct ublk_bpf_att *att = req->att;
 	blk_status_t sts = BLK_STS_OK;
 
-	if (!atomic_dec_and_test(&req->ref))
+	/* a plan of one SQE is done with it */
+	if (req->nr > 1 && !atomic_dec_and_test(&req->ref))
 		return;
 
 	if (unlikely(req->bvec))
@@ -127,8 +128,15 @@ static void ublk_bpf_leave_worker(struct ublk_bpf_worker *w)
 	memalloc_noio_restore(w->noio);
 }
 
+/* Where a READ or WRITE is issued, and so how long it may wait */
+enum ublk_bpf_where {
+	UBLK_BPF_INLINE,	/* the submitter: not at all, if it can be helped */
+	UBLK_BPF_LANE,		/* a lane's worker: not for a frozen file system */
+	UBLK_BPF_ALONE,		/* a work of its own: as long as it takes */
+};
+
 static void ublk_bpf_issue_rw(struct ublk_bpf_req *req, struct ublk_bpf_sqe *s,
-			      bool nowait);
+			      enum ublk_bpf_where where);
 
 static void ublk_bpf_sqe_workfn(struct work_struct *work)
 {
@@ -139,7 +147,7 @@ static void ublk_bpf_sqe_workfn(struct work_struct *work)
 	ublk_bpf_enter_worker(&w);
 	ublk_bpf_set_blkcg(&w, req->rq);
 	if (s->opcode == IORING_OP_READ || s->opcode == IORING_OP_WRITE)
-		ublk_bpf_issue_rw(req, s, false);
+		ublk_bpf_issue_rw(req, s, UBLK_BPF_ALONE);
 	else
 		ublk_bpf_sqe_done(s, ublk_bpf_issue_blocking(req, s));
 	ublk_bpf_leave_worker(&w);
@@ -186,7 +194,7 @@ void ublk_bpf_lane_workfn(struct work_struct *work)
 		struct ublk_bpf_req *req = ublk_bpf_sqe_req(s);
 
 		ublk_bpf_set_blkcg(&w, req->rq);
-		ublk_bpf_issue_rw(req, s, false);
+		ublk_bpf_issue_rw(req, s, UBLK_BPF_LANE);
 		cond_resched();
 	}
 	blk_finish_plug(&plug);
@@ -272,25 +280,34 @@ static void ublk_bpf_init_iter(const struct ublk_bpf_req *req,
 	iov_iter_truncate(iter, s->len - s->done);
 }
 
-/* Freeze protection of a regular file; false: not to be had without waiting */
-static bool ublk_bpf_start_write(struct kiocb *iocb, bool nowait)
+/*
+ * Freeze protection of a regular file. False: it is frozen, and the SQE has
+ * gone to where that may be waited for.
+ */
+static bool ublk_bpf_start_write(struct ublk_bpf_req *req,
+				 struct ublk_bpf_sqe *s,
+				 enum ublk_bpf_where where)
 {
-	struct super_block *sb = file_inode(iocb->ki_filp)->i_sb;
+	struct super_block *sb = file_inode(s->iocb.ki_filp)->i_sb;
 
-	if (nowait) {
-		if (!sb_start_write_trylock(sb))
-			return false;
+	if (where == UBLK_BPF_ALONE) {
+		kiocb_start_write(&s->iocb);
+		return true;
+	}
+	if (sb_start_write_trylock(sb)) {
 		/* it is dropped by the completion, in whatever context */
 		__sb_writers_release(sb, SB_FREEZE_WRITE);
 		return true;
 	}
-	kiocb_start_write(iocb);
-	return true;
+	this_cpu_inc(req->att->bd->stats->deferred);
+	ublk_bpf_defer_alone(req, s);
+	return false;
 }
 
 static void ublk_bpf_issue_rw(struct ublk_bpf_req *req, struct ublk_bpf_sqe *s,
-			      bool nowait)
+			      enum ublk_bpf_where where)
 {
+	const bool nowait = where == UBLK_BPF_INLINE;
 	const struct ublk_bpf_file *f = ublk_bpf_sqe_file(req, s);
 	struct request *rq = req->rq;
 	struct kiocb *iocb = &s->iocb;
@@ -319,10 +336,8 @@ static void ublk_bpf_issue_rw(struct ublk_bpf_req *req, struct ublk_bpf_sqe *s,
 		/* what the block layer asks for does not hang on the program */
 		if (rq->cmd_flags & REQ_FUA)
 			iocb->ki_flags |= IOCB_DSYNC;
-		if (f->reg && !ublk_bpf_start_write(iocb, nowait)) {
-			ublk_bpf_defer(req, s);
+		if (f->reg && !ublk_bpf_start_write(req, s, where))
 			return;
-		}
 		iocb->ki_flags |= IOCB_WRITE;
 		ret = f->file->f_op->write_iter(iocb, &iter);
 	}
@@ -416,15 +431,11 @@ void __ublk_bpf_end_batch(struct ublk_bpf_batch *batch)
 }
 EXPORT_SYMBOL_GPL(__ublk_bpf_end_batch);
 
-static void ublk_bpf_issue_inline(struct ublk_bpf_req *req,
-				  struct ublk_bpf_sqe *s,
-				  struct ublk_bpf_batch *batch)
+static void ublk_bpf_issue_in_batch(struct ublk_bpf_req *req,
+				    struct ublk_bpf_sqe *s,
+				    struct ublk_bpf_batch *batch)
 {
 	struct bio_list *bio_list = current->bio_list;
-
-	/* below submit_bio(), which takes the bio once we have returned */
-	if (bio_list && !batch->open && ublk_bpf_issue_bio(req, s, true))
-		return;
 
 	if (!batch->open)
 		ublk_bpf_open_batch(batch);
@@ -435,11 +446,32 @@ static void ublk_bpf_issue_inline(struct ublk_bpf_req *req,
 	 */
 	if (unlikely(ublk_bpf_sqe_file(req, s)->reg)) {
 		current->bio_list = NULL;
-		ublk_bpf_issue_rw(req, s, true);
+		ublk_bpf_issue_rw(req, s, UBLK_BPF_INLINE);
 		current->bio_list = bio_list;
 	} else {
-		ublk_bpf_issue_rw(req, s, true);
+		ublk_bpf_issue_rw(req, s, UBLK_BPF_INLINE);
 	}
+}
+
+static noinline void ublk_bpf_issue_single(struct ublk_bpf_req *req,
+					   struct ublk_bpf_sqe *s)
+{
+	struct ublk_bpf_batch batch __uninitialized;
+
+	ublk_bpf_init_batch(&batch, false);
+	ublk_bpf_issue_in_batch(req, s, &batch);
+	ublk_bpf_end_batch(&batch);
+}
+
+static void ublk_bpf_issue_inline(struct ublk_bpf_req *req,
+				  struct ublk_bpf_sqe *s,
+				  struct ublk_bpf_batch *batch)
+{
+	if (batch)
+		ublk_bpf_issue_in_batch(req, s, batch);
+	/* below submit_bio(), which takes the bio once we have returned? */
+	else if (!current->bio_list || !ublk_bpf_issue_bio(req, s, true))
+		ublk_bpf_issue_single(req, s);
 }
 
 static void ublk_bpf_start_sqe(struct ublk_bpf_req *req,
@@ -514,7 +546,6 @@ void ublk_bpf_execute(struct ublk_bpf_req *req, struct ublk_bpf_batch *batch)
 	u8 i;
 
 	if (likely(nr == 1)) {
-		atomic_set(&req->ref, 1);
 		ublk_bpf_note_write(att, req->sqes);
 		ublk_bpf_start_sqe(req, req->sqes, batch);
 		return;

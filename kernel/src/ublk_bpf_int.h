@@ -80,14 +80,14 @@ struct ublk_bpf_lane {
 	struct work_struct	work;
 };
 
-/* counters, per CPU; see struct ublk_bpf_info */
+/* counters, per CPU; see struct ublk_bpf_info. @more_sqes: beyond one a plan */
 struct ublk_bpf_stats {
 	u64	redirected;
 	u64	passed;
 	u64	dropped;
 	u64	aborted;
 	u64	failed;
-	u64	sqes;
+	u64	more_sqes;
 	u64	deferred;
 	u64	refused[UBLK_BPF_NR_REFUSED];
 };
@@ -133,7 +133,7 @@ struct ublk_bpf_sqe {
  * @rq:		the request
  * @bvec:	all the request's, if it has many bios
  * @nr_bvec:	of @bvec or of the only bio
- * @ref:	SQEs that are not done, and whoever issues them
+ * @ref:	if the plan has many SQEs: those not done, and whoever issues them
  * @error:	the first one, 0 or negative
  * @nr:		SQEs of the plan
  * @refused:	an SQE was refused
@@ -179,6 +179,21 @@ static inline struct ublk_bpf_req *ublk_bpf_rq_data(struct request *rq)
 {
 	return blk_mq_rq_to_pdu(rq) + rq->q->tag_set->cmd_size -
 		sizeof(struct ublk_bpf_req);
+}
+
+/*
+ * bpf_prog_run_pin_on_cpu() for a program that is as short as ours have to be:
+ * preemption off is cheaper than migration off. Caller holds rcu_read_lock().
+ */
+static inline u32 ublk_bpf_run_prog(const struct bpf_prog *prog,
+				    const void *ctx)
+{
+	u32 ret;
+
+	preempt_disable();
+	ret = bpf_prog_run(prog, ctx);
+	preempt_enable();
+	return ret;
 }
 
 /* the bpf subsystem's side */

@@ -8,6 +8,18 @@
 #include <uapi/linux/io_uring.h>
 #include "ublk_bpf_int.h"
 
+/* What is read of a program's struct io_uring_sqe, which may change meanwhile */
+struct ublk_bpf_user_sqe {
+	u64	off;
+	u64	addr;
+	u64	reserved;	/* all that must be 0 */
+	u32	len;
+	u32	op_flags;	/* ->rw_flags, ->fsync_flags, ->nop_flags */
+	s32	fd;
+	u8	opcode;
+	u8	flags;
+};
+
 static const u8 ublk_bpf_reason_errnos[UBLK_BPF_NR_REFUSED] = {
 	[UBLK_BPF_REFUSED_SIZE]		= EINVAL,
 	[UBLK_BPF_REFUSED_FULL]		= ENOSPC,
@@ -84,7 +96,7 @@ static u32 ublk_bpf_op_flags(const struct request *rq)
 /* Count a refusal and remember it; @sqe is NULL for a whole plan or a verdict */
 static void ublk_bpf_refuse(struct ublk_bpf_ctx_kern *kctx,
 			    enum ublk_bpf_reason reason,
-			    const struct io_uring_sqe *sqe, u32 verdict)
+			    const struct ublk_bpf_user_sqe *sqe, u32 verdict)
 {
 	struct ublk_bpf_dev *bd = kctx->att->bd;
 	struct ublk_bpf_last_refused last = {
@@ -101,7 +113,7 @@ static void ublk_bpf_refuse(struct ublk_bpf_ctx_kern *kctx,
 		last.sqe_flags = sqe->flags;
 		last.fd = sqe->fd;
 		last.len = sqe->len;
-		last.value = (__force u32)sqe->rw_flags;
+		last.value = sqe->op_flags;
 		last.off = sqe->off;
 		last.addr = sqe->addr;
 	}
@@ -115,7 +127,7 @@ static void ublk_bpf_refuse(struct ublk_bpf_ctx_kern *kctx,
 
 static enum ublk_bpf_reason
 ublk_bpf_check_rw(const struct ublk_bpf_ctx_kern *kctx,
-		  const struct ublk_bpf_file *f, const struct io_uring_sqe *sqe,
+		  const struct ublk_bpf_file *f, const struct ublk_bpf_user_sqe *sqe,
 		  struct ublk_bpf_sqe *s)
 {
 	const struct request *rq = kctx->rq;
@@ -131,29 +143,29 @@ ublk_bpf_check_rw(const struct ublk_bpf_ctx_kern *kctx,
 		return UBLK_BPF_REFUSED_LEN;
 	if (sqe->addr >= bytes || sqe->len > bytes - sqe->addr)
 		return UBLK_BPF_REFUSED_DATA;
-	if ((__force u32)sqe->rw_flags & ~(__force u32)UBLK_BPF_RW_FLAGS)
+	if (sqe->op_flags & ~(__force u32)UBLK_BPF_RW_FLAGS)
 		return UBLK_BPF_REFUSED_RW_FLAGS;
 
 	s->opcode = write ? IORING_OP_WRITE : IORING_OP_READ;
 	s->off = sqe->off;
 	s->len = sqe->len;
 	s->data_off = sqe->addr;
-	s->op_flags = (__force u32)sqe->rw_flags;
+	s->op_flags = sqe->op_flags;
 	return UBLK_BPF_REFUSED_NONE;
 }
 
 static enum ublk_bpf_reason
-ublk_bpf_check_fsync(const struct io_uring_sqe *sqe, struct ublk_bpf_sqe *s)
+ublk_bpf_check_fsync(const struct ublk_bpf_user_sqe *sqe, struct ublk_bpf_sqe *s)
 {
 	if (sqe->addr || sqe->off || sqe->len)
 		return UBLK_BPF_REFUSED_RESERVED;
-	if (sqe->fsync_flags & ~IORING_FSYNC_DATASYNC)
+	if (sqe->op_flags & ~IORING_FSYNC_DATASYNC)
 		return UBLK_BPF_REFUSED_FSYNC_FLAGS;
 
 	s->opcode = IORING_OP_FSYNC;
 	s->off = 0;
 	s->len = 0;
-	s->op_flags = sqe->fsync_flags;
+	s->op_flags = sqe->op_flags;
 	return UBLK_BPF_REFUSED_NONE;
 }
 
@@ -161,7 +173,7 @@ ublk_bpf_check_fsync(const struct io_uring_sqe *sqe, struct ublk_bpf_sqe *s)
 static enum ublk_bpf_reason
 ublk_bpf_check_fallocate(const struct ublk_bpf_ctx_kern *kctx,
 			 const struct ublk_bpf_file *f,
-			 const struct io_uring_sqe *sqe, struct ublk_bpf_sqe *s)
+			 const struct ublk_bpf_user_sqe *sqe, struct ublk_bpf_sqe *s)
 {
 	const struct request *rq = kctx->rq;
 
@@ -169,7 +181,7 @@ ublk_bpf_check_fallocate(const struct ublk_bpf_ctx_kern *kctx,
 		return UBLK_BPF_REFUSED_DIRECTION;
 	if (!(f->file->f_mode & FMODE_WRITE))
 		return UBLK_BPF_REFUSED_FILE_MODE;
-	if (sqe->rw_flags)
+	if (sqe->op_flags)
 		return UBLK_BPF_REFUSED_RESERVED;
 	if (sqe->len != (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE) &&
 	    sqe->len != (FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE))
@@ -184,27 +196,24 @@ ublk_bpf_check_fallocate(const struct ublk_bpf_ctx_kern *kctx,
 	return UBLK_BPF_REFUSED_NONE;
 }
 
-static void ublk_bpf_copy_sqe(struct io_uring_sqe *to,
+static void ublk_bpf_copy_sqe(struct ublk_bpf_user_sqe *to,
 			      const struct io_uring_sqe *from)
 {
 	to->opcode = READ_ONCE(from->opcode);
 	to->flags = READ_ONCE(from->flags);
-	to->ioprio = READ_ONCE(from->ioprio);
 	to->fd = READ_ONCE(from->fd);
 	to->off = READ_ONCE(from->off);
 	to->addr = READ_ONCE(from->addr);
 	to->len = READ_ONCE(from->len);
-	to->rw_flags = READ_ONCE(from->rw_flags);
-	to->buf_index = READ_ONCE(from->buf_index);
-	to->personality = READ_ONCE(from->personality);
-	to->splice_fd_in = READ_ONCE(from->splice_fd_in);
-	to->addr3 = READ_ONCE(from->addr3);
-	to->__pad2[0] = READ_ONCE(from->__pad2[0]);
+	to->op_flags = READ_ONCE(from->fsync_flags);
+	to->reserved = READ_ONCE(from->ioprio) | READ_ONCE(from->buf_index) |
+		READ_ONCE(from->personality) | READ_ONCE(from->splice_fd_in) |
+		READ_ONCE(from->addr3) | READ_ONCE(from->__pad2[0]);
 }
 
 static enum ublk_bpf_reason
 ublk_bpf_check_sqe(const struct ublk_bpf_ctx_kern *kctx,
-		   const struct io_uring_sqe *sqe, u32 target)
+		   const struct ublk_bpf_user_sqe *sqe, u32 target)
 {
 	const struct ublk_bpf_att *att = kctx->att;
 	struct ublk_bpf_req *req = kctx->req;
@@ -217,13 +226,12 @@ ublk_bpf_check_sqe(const struct ublk_bpf_ctx_kern *kctx,
 		return UBLK_BPF_REFUSED_FULL;
 	if (sqe->flags & ~(IOSQE_FIXED_FILE | IOSQE_IO_LINK))
 		return UBLK_BPF_REFUSED_FLAGS;
-	if (sqe->ioprio || sqe->personality || sqe->buf_index ||
-	    sqe->splice_fd_in || sqe->addr3 || sqe->__pad2[0])
+	if (sqe->reserved)
 		return UBLK_BPF_REFUSED_RESERVED;
 
 	s = &req->sqes[req->nr];
 	if (sqe->opcode == IORING_OP_NOP) {
-		if (sqe->addr || sqe->off || sqe->len || sqe->nop_flags)
+		if (sqe->addr || sqe->off || sqe->len || sqe->op_flags)
 			return UBLK_BPF_REFUSED_RESERVED;
 		s->opcode = IORING_OP_NOP;
 		s->fd = 0;
@@ -264,11 +272,11 @@ int ublk_bpf_plan_sqe(struct ublk_bpf_ctx_kern *kctx,
 		      const struct io_uring_sqe *usqe, u32 sqe_sz, u32 target)
 {
 	struct ublk_bpf_req *req = kctx->req;
+	struct ublk_bpf_user_sqe sqe;
 	enum ublk_bpf_reason reason;
-	struct io_uring_sqe sqe;
 	struct ublk_bpf_sqe *s;
 
-	if (unlikely(sqe_sz != sizeof(sqe))) {
+	if (unlikely(sqe_sz != sizeof(*usqe))) {
 		ublk_bpf_refuse(kctx, UBLK_BPF_REFUSED_SIZE, NULL, sqe_sz);
 		req->refused = true;
 		return -EINVAL;
@@ -287,17 +295,14 @@ int ublk_bpf_plan_sqe(struct ublk_bpf_ctx_kern *kctx,
 	return 0;
 }
 
-/* Do the SQEs with @opcode cover all of the request's data? */
-static bool ublk_bpf_covers(const struct ublk_bpf_req *req, u8 opcode,
-			    unsigned int bytes)
+static bool ublk_bpf_covers_many(const struct ublk_bpf_req *req, u8 opcode,
+				 unsigned int bytes)
 {
-	const struct ublk_bpf_sqe *s = req->sqes;
+	const struct ublk_bpf_sqe *s;
 	unsigned int end = 0;
 	bool more;
 	u8 i;
 
-	if (likely(req->nr == 1))
-		return s->opcode == opcode && !s->data_off && s->len == bytes;
 	do {
 		more = false;
 		for (i = 0; i < req->nr; i++) {
@@ -310,6 +315,16 @@ static bool ublk_bpf_covers(const struct ublk_bpf_req *req, u8 opcode,
 		}
 	} while (more && end < bytes);
 	return end >= bytes;
+}
+
+/* Do the SQEs with @opcode cover all of the request's data? */
+static __always_inline bool ublk_bpf_covers(const struct ublk_bpf_req *req,
+					    u8 opcode, unsigned int bytes)
+{
+	/* data_off + len are within bytes already */
+	return likely(req->sqes[0].len == bytes &&
+		      req->sqes[0].opcode == opcode) ||
+		ublk_bpf_covers_many(req, opcode, bytes);
 }
 
 static bool ublk_bpf_fsyncs_all(const struct ublk_bpf_req *req,
@@ -409,6 +424,12 @@ static u32 ublk_bpf_run(struct ublk_bpf_ctx_kern *kctx)
 	return ublk_bpf_face_run(att->prog, kctx);
 }
 
+/* Only these two come with pages */
+static bool ublk_bpf_has_data(const struct request *rq)
+{
+	return req_op(rq) == REQ_OP_READ || req_op(rq) == REQ_OP_WRITE;
+}
+
 /* The plan stands: the request is ours until it completes */
 static void ublk_bpf_redirect(struct ublk_bpf_ctx_kern *kctx,
 			      struct ublk_bpf_batch *batch)
@@ -417,14 +438,15 @@ static void ublk_bpf_redirect(struct ublk_bpf_ctx_kern *kctx,
 	struct ublk_bpf_req *req = kctx->req;
 	struct request *rq = kctx->rq;
 
-	if (bio_has_data(rq->bio) && unlikely(!ublk_bpf_map_data(req))) {
+	if (ublk_bpf_has_data(rq) && unlikely(!ublk_bpf_map_data(req))) {
 		percpu_ref_put(&att->ref);
 		blk_mq_requeue_request(rq, false);
 		blk_mq_delay_kick_requeue_list(rq->q, 3);
 		return;
 	}
 	this_cpu_inc(att->bd->stats->redirected);
-	this_cpu_add(att->bd->stats->sqes, req->nr);
+	if (req->nr > 1)	/* the first of each is redirected's */
+		this_cpu_add(att->bd->stats->more_sqes, req->nr - 1);
 	/*
 	 * Owned before it is started: whoever cancels the server's commands
 	 * must not take a request that is ours for one that is the server's.
@@ -438,7 +460,7 @@ static void ublk_bpf_redirect(struct ublk_bpf_ctx_kern *kctx,
 bool __ublk_bpf_queue_rq(struct ublk_bpf_dev *bd, struct request *rq,
 			 struct ublk_bpf_batch *batch)
 {
-	struct ublk_bpf_ctx_kern kctx;
+	struct ublk_bpf_ctx_kern kctx __uninitialized;
 	enum ublk_bpf_reason reason;
 	blk_status_t sts = BLK_STS_IOERR;
 	u32 verdict;

@@ -68,7 +68,7 @@ struct bpf_prog *ublk_bpf_face_get_prog(int fd)
 u32 ublk_bpf_face_run(const struct bpf_prog *prog,
 		      struct ublk_bpf_ctx_kern *kctx)
 {
-	return bpf_prog_run_pin_on_cpu(prog, &kctx->ctx);
+	return ublk_bpf_run_prog(prog, &kctx->ctx);
 }
 
 static int __init ublk_bpf_prog_type_init(void)

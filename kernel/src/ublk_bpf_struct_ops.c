@@ -149,7 +149,7 @@ u32 ublk_bpf_face_run(const struct bpf_prog *prog,
 	/* as a trampoline would: the context is an array of the arguments */
 	u64 args[1] = { (unsigned long)kctx };
 
-	return bpf_prog_run_pin_on_cpu(prog, args);
+	return ublk_bpf_run_prog(prog, args);
 }
 
 int ublk_bpf_init(void)
