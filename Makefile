@@ -11,7 +11,8 @@
 #        FACE=type         ... only the patched kernel (BPF_PROG_TYPE_UBLK)
 #        T="ARGS"          ... with these arguments for pytest, as in T="test_cli.py -x" (no unit tests)
 #   make test-debug      the same tests on a kernel with KASAN, lockdep, PROVE_RCU, UBSAN
-#   make bench           counted instructions per I/O; fails where a promised ratio is broken
+#   make bench           counted instructions per I/O on both faces; fails where a promised ratio is broken
+#        FACE=module       ... on this one,  ARGS="--json FILE"  ... with these options for bench/run
 #   make build           the loader (build/loader/ublk-bpf), the programs (build/bpf) and the unit tests
 #   make check-series    is the kernel series fit to be sent?
 #   make clean           removes build/;  make distclean also the cache
@@ -55,14 +56,12 @@ else
 endif
 
 bench:
-	@scripts/prepare guest $(call fetched,$(KERNEL))
+	@scripts/prepare guest $(call fetched,$(FACE))
 	@scripts/build ublk-bpf bpf-objects
-	@KERNEL="$(KERNEL)" bench/run $(ARGS)
+	@status=0; for f in $(FACE); do bench/run --face $$f $(ARGS) || status=$$?; done; exit $$status
 
 demo:
-	@scripts/prepare $(if $(NATIVE),,guest $(call fetched,$(KERNEL)))
-	@scripts/build ublk-bpf bpf-objects
-	@KERNEL="$(KERNEL)" NATIVE="$(NATIVE)" scripts/demo $(ARGS)
+	@KERNEL="$(KERNEL)" NATIVE="$(NATIVE)" scripts/demo
 
 check-series:
 	@scripts/prepare source
