@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: MIT
+"""
+Runs in the virtual machine: sets up the paths, measures, judges, and leaves result.json and report.txt in /out. Started by bench/run,
+which says in BENCH_* what only the host knows. Ends with 1 if a limit is broken, with 2 if there is no result.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import lab
+import measure
+import report
+from limits import judge_cells, judge_device
+
+RESULT_VERSION = 1
+OBJECT = "/root/ublk-bpf/build/bpf/loop.bpf.o"
+NULL_BLK_MIB = 256
+FILE_MIB = 32
+SETTLE_SECONDS = 20
+IDLE_SECONDS = 10
+
+
+def progress(what):
+    print(f"    {what}", flush=True)
+
+
+def attached(file, *options):
+    device = lab.Ublk(file)
+    device.attach(OBJECT, *options)
+    return device
+
+
+def null_blk_paths(small):
+    node = lab.null_blk("bench", NULL_BLK_MIB, 0)
+
+    def path(name, device, **more):
+        return measure.Path("null_blk", name, device.node, device, **more)
+
+    paths = [
+        measure.Path("null_blk", "raw", node),
+        measure.Path("null_blk", "kernel loop", lab.kernel_loop(node)),
+        path("server", lab.Ublk(node)),
+        path("program", attached(node), redirected=True),
+    ]
+    if not small:
+        paths.append(path("program, --no-inline", attached(node, "--no-inline"), redirected=True))
+        paths.append(path("server, --no-bpf", lab.Ublk(node, "--no-bpf")))
+    return paths
+
+
+def file_paths():
+    """On a file each: two that write to one file would not be what anybody does."""
+    what, disk = lab.ram_disk(4 * FILE_MIB + 64)
+    first = lab.ext4_file(disk, "ext4", FILE_MIB)
+
+    def another(name):
+        path = str(Path(first).with_name(name))
+        lab.sh("cp", first, path)
+        return path
+
+    paths = [measure.Path("file on ext4", "kernel loop", lab.kernel_loop(first))]
+    for name, make, redirected in (("server", lab.Ublk, False), ("program", attached, True)):
+        device = make(another(f"{name}.img"))
+        paths.append(measure.Path("file on ext4", name, device.node, device, redirected))
+    lab.sh("sync")
+    return what, paths
+
+
+def attach_times(path):
+    """Milliseconds of the kernel's command, alone and under I/O; the verifier's and libbpf's work is not in it."""
+    device = path.device
+    job = measure.Job("read", 4096, 8, 1 << 40)
+
+    def times(*options, fresh):
+        found = []
+        for _ in range(5):
+            if fresh:
+                device.detach()
+            found.append(round(device.attach(OBJECT, *options)["attach_ms"], 3))
+        return found
+
+    idle = times(fresh=True)
+    argv = [measure.LOAD, device.node, job.rw, str(job.bs), str(job.qd), str(job.count), str(measure.SPAN_BYTES)]
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL) as load:
+        time.sleep(0.2)
+        try:
+            busy, replace = times(fresh=True), times("--replace", fresh=False)
+            if load.poll() is not None:
+                raise lab.Failed(f"the I/O under which programs were attached ended: status {load.returncode}")
+        finally:
+            load.kill()
+    return {"idle device": idle, "under I/O": busy, "replacing under I/O": replace}
+
+
+def idle_server(device):
+    before = device.info()["server"]
+    time.sleep(IDLE_SECONDS)
+    after = device.info()["server"]
+    return {
+        "seconds": IDLE_SECONDS,
+        "server_cpu_ns": after["cpu_ns"] - before["cpu_ns"],
+        "server_wakeups": after["wakeups"] - before["wakeups"],
+    }
+
+
+def versions():
+    probe = lab.ublk("probe")
+    data = Path(OBJECT).read_bytes()
+    return {
+        "kernel": platform.release(),
+        "face": probe["face"],
+        "ublk_bpf": lab.sh(lab.UBLK_BPF, "--version"),
+        "program": {"name": "loop", "sha256": hashlib.sha256(data).hexdigest()},
+        "generator": {"name": "bench/load.c", "sha256": os.environ.get("BENCH_LOAD_SHA256", "")},
+        "host": {
+            "cpu": os.environ.get("BENCH_CPU", ""),
+            "qemu": os.environ.get("BENCH_QEMU", ""),
+            "commit": os.environ.get("BENCH_COMMIT", ""),
+            "when": os.environ.get("BENCH_WHEN", ""),
+        },
+    }
+
+
+def arguments():
+    p = argparse.ArgumentParser(prog="bench")
+    p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--small", action="store_true", help="reads of 4k on null_blk only, four paths: what the demo shows")
+    return p.parse_args()
+
+
+def run(args):
+    progress("sets up the paths")
+    paths = null_blk_paths(args.small)
+    backings = {"null_blk": "completes inline, keeps nothing"}
+    if not args.small:
+        what, more = file_paths()
+        backings["file on ext4"] = f"all blocks written, on {what}"
+        paths += more
+    jobs = [j for j in measure.JOBS if not args.small or (j.rw == "read" and j.bs == 4096)]
+    progress(f"lets the machine settle, {SETTLE_SECONDS} s of its time")
+    time.sleep(SETTLE_SECONDS)
+    result = {
+        "version": RESULT_VERSION,
+        **versions(),
+        "settings": {
+            "rounds": args.rounds,
+            "settle_s": SETTLE_SECONDS,
+            "span_bytes": measure.SPAN_BYTES,
+            "null_blk": {**lab.NULL_BLK, "size_mib": NULL_BLK_MIB},
+            "file_mib": FILE_MIB,
+            "ublk": {"nr_hw_queues": 1, "queue_depth": 128},
+            "icount": os.environ.get("BENCH_ICOUNT", ""),
+        },
+        "backings": backings,
+    }
+    cells = [c.to_json() for c in measure.measure(paths, jobs, args.rounds, progress)]
+    result["generator_part"] = measure.generator_part(paths[0].node, jobs)
+    result["cells"] = cells
+    result["checks"] = judge_cells(cells)
+    program = next(p for p in paths if p.name == "program")
+    result["device"] = device = {
+        "pdu_bytes": program.device.info()["bpf"]["pdu_bytes"],
+        "counters": program.device.info()["bpf"]["counters"],
+    }
+    if not args.small:
+        progress("attaches and replaces")
+        device["attach_ms"] = attach_times(program)
+        progress("lets it idle")
+        device["idle"] = idle_server(paths[2].device)
+        result["checks"] += judge_device(device)
+    return result
+
+
+def main():
+    args = arguments()
+    try:
+        result = run(args)
+    except lab.Failed as e:
+        print(f"bench: {e}", file=sys.stderr)
+        return 2
+    Path("/out/result.json").write_text(json.dumps(result, indent=1) + "\n")
+    Path("/out/report.txt").write_text((report.small if args.small else report.text)(result) + "\n")
+    return 0 if all(c["ok"] for c in result["checks"]) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

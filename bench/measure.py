@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: MIT
+"""Runs the generator on devices, round by round, and keeps what each round said."""
+
+import json
+import statistics
+import subprocess
+from dataclasses import dataclass, field
+
+from lab import Failed
+
+LOAD = "/root/ublk-bpf/bench/load"
+SPAN_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Job:
+    """One column of the table."""
+
+    rw: str
+    bs: int
+    qd: int
+    count: int
+
+    @property
+    def name(self):
+        return f"{self.bs >> 10}k QD{self.qd}"
+
+    @property
+    def all_ios(self):
+        """With the generator's warm-up."""
+        return self.count + self.count // 8 + 1
+
+
+COLUMNS = [(4096, 1, 1600), (65536, 1, 480), (4096, 32, 4800), (65536, 32, 1200)]
+JOBS = [Job(rw, *column) for rw in ("read", "write") for column in COLUMNS]
+
+
+@dataclass
+class Path:
+    """One row: a way to the same backing."""
+
+    backing: str
+    name: str
+    node: str
+    device: object = None  # lab.Ublk, for the server's wake-ups
+    redirected: bool = False
+
+
+@dataclass
+class Cell:
+    """What was counted for one path and one job."""
+
+    path: Path
+    job: Job
+    rounds: list = field(default_factory=list)  # instructions per I/O
+    enters: list = field(default_factory=list)
+    switches: list = field(default_factory=list)
+    wakeups: list = field(default_factory=list)  # of the server, in all of a round
+
+    @property
+    def insns(self):
+        return statistics.median(self.rounds)
+
+    @property
+    def spread(self):
+        """Of the rounds: largest less smallest, over the median."""
+        return (max(self.rounds) - min(self.rounds)) / self.insns
+
+    def to_json(self):
+        mean = lambda values: round(statistics.mean(values), 4) if values else None  # noqa: E731
+        return {
+            "backing": self.path.backing,
+            "path": self.path.name,
+            "rw": self.job.rw,
+            "bs": self.job.bs,
+            "qd": self.job.qd,
+            "ios": self.job.count,
+            "insns_per_io": round(self.insns, 1),
+            "spread": round(self.spread, 4),
+            "rounds": [round(r, 1) for r in self.rounds],
+            "enters_per_io": mean(self.enters),
+            "switches_per_io": mean(self.switches),
+            "server_wakeups": sum(self.wakeups) if self.wakeups else None,
+            "server_wakeups_per_io": mean([w / self.job.all_ios for w in self.wakeups]),
+        }
+
+
+def load(node, job, split=False):
+    argv = [LOAD, node, job.rw, str(job.bs), str(job.qd), str(job.count), str(SPAN_BYTES)]
+    done = subprocess.run(argv + (["split"] if split else []), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Failed(f"{' '.join(argv)}: status {done.returncode}: {done.stderr.strip()}")
+    return json.loads(done.stdout)
+
+
+def one_round(cell):
+    device = cell.path.device
+    before = device.wakeups() if device else 0
+    seen = load(cell.path.node, cell.job)
+    if device:
+        cell.wakeups.append(device.wakeups() - before)
+    cell.rounds.append(seen["ns"] / seen["ios"])
+    cell.enters.append(seen["enters"] / seen["ios"])
+    cell.switches.append(seen["switches"] / seen["ios"])
+
+
+def measure(paths, jobs, rounds, progress):
+    """All paths in each round, so that what drifts drifts for all of them."""
+    cells = [Cell(path, job) for job in jobs for path in paths]
+    for n in range(rounds):
+        progress(f"round {n + 1} of {rounds}: {len(cells)} figures")
+        for cell in cells:
+            one_round(cell)
+    return cells
+
+
+def generator_part(node, jobs):
+    """Instructions per I/O that the generator itself executes in user space, by job."""
+    part = []
+    for job in jobs:
+        seen = load(node, job, split=True)
+        whole = load(node, job)
+        # the clock is read in the generator's time, but for one reading's worth
+        inside = seen["kernel_ns"] / seen["ios"]
+        part.append({"rw": job.rw, "bs": job.bs, "qd": job.qd, "insns_per_io": round(whole["ns"] / whole["ios"] - inside, 1)})
+    return part

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: MIT
+"""A result as text: the tables that bench/run prints and docs/performance.md has."""
+
+COUNTED = (
+    "Counted: all instructions that the one-processor machine executed per I/O, kernel and user space, the generator's own\n"
+    "part included, which is the same on each path (last row). No page cache, TLB, branch or lock effect is in them."
+)
+
+
+def columns(cells):
+    """(rw, bs, qd) in the order of measurement."""
+    return list(dict.fromkeys((c["rw"], c["bs"], c["qd"]) for c in cells))
+
+
+def column_name(column):
+    rw, bs, qd = column
+    return f"{rw} {bs >> 10}k QD{qd}"
+
+
+def thousands(value):
+    return f"{value / 1000:.1f}k" if value >= 1000 else f"{value:.0f}"
+
+
+def spread(value):
+    return f"{value * 100:.1f}%"
+
+
+def cell_rows(result, backing):
+    """Header and rows of one backing's table: path, then a figure per column, then the largest spread of the row."""
+    cells = [c for c in result["cells"] if c["backing"] == backing]
+    cols = columns(cells)
+    rows = [["path"] + [column_name(c) for c in cols] + ["spread"]]
+    for path in dict.fromkeys(c["path"] for c in cells):
+        mine = {(c["rw"], c["bs"], c["qd"]): c for c in cells if c["path"] == path}
+        figures = [thousands(mine[c]["insns_per_io"]) if c in mine else "" for c in cols]
+        rows.append([path] + figures + [spread(max(c["spread"] for c in mine.values()))])
+    own = {(g["rw"], g["bs"], g["qd"]): g["insns_per_io"] for g in result["generator_part"]}
+    if backing == "null_blk" and own:
+        rows.append(["(generator)"] + [thousands(own[c]) if c in own else "" for c in cols] + [""])
+    return rows
+
+
+def check_rows(result):
+    rows = [["what", "where", "value", "limit", ""]]
+    for c in result["checks"]:
+        verdict = ("OK" if c["ok"] else "BROKEN") + (f" ({c['note']})" if c["note"] else "")
+        rows.append([c["name"], c["where"], f"{c['value']:g} {c['unit']}".strip(), f"{c['limit']:g}", verdict])
+    return rows
+
+
+def align(rows, right_from=1):
+    widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        padded = [v.ljust(w) if i < right_from else v.rjust(w) for i, (v, w) in enumerate(zip(row, widths))]
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines)
+
+
+def markdown(rows):
+    head, *body = ("| " + " | ".join(row) + " |" for row in rows)
+    return "\n".join([head, "|---|" + "---:|" * (len(rows[0]) - 1), *body])
+
+
+def small(result):
+    """What the demonstration ends with."""
+    cells = {(c["path"], c["qd"]): c for c in result["cells"]}
+    rows = [["4k reads", "instructions per I/O, QD1", "QD32", "server wake-ups per I/O, QD1", "QD32"]]
+    for path in dict.fromkeys(c["path"] for c in result["cells"]):
+        row = [cells[path, 1], cells[path, 32]]
+        wakeups = [c["server_wakeups_per_io"] for c in row]
+        rows.append([path if path != "raw" else "raw device"] + [f"{c['insns_per_io']:,.0f}" for c in row]
+                    + ["no server" if w is None else f"{w:.2f}" if w else "0" for w in wakeups])
+    return f"Counted on Linux {result['kernel']} ({result['face']}), null_blk completing inline:\n{align(rows)}"
+
+
+def text(result):
+    """All of a result."""
+    s = result["settings"]
+    out = [
+        f"Linux {result['kernel']}, {result['face']}, program {result['program']['name']}, {s['rounds']} rounds",
+        COUNTED,
+    ]
+    for backing, what in result["backings"].items():
+        out += ["", f"Instructions per I/O, {backing} ({what}); median of the rounds", align(cell_rows(result, backing))]
+    out += ["", align(check_rows(result), right_from=2)]
+    broken = [c for c in result["checks"] if not c["ok"]]
+    out += ["", f"{len(result['checks'])} limits, {len(broken)} broken"]
+    return "\n".join(out)
