@@ -5,9 +5,9 @@
  * first, and it is queued `times` times. So one program covers every field of an
  * SQE and, with a table of values, every edge.
  *
- * With `expect` 0 the verdict is `verdict`. Otherwise it is UBLK_BPF_IO_DROP, so
- * that the I/O succeeds, when the last call of the kfunc returned exactly
- * -`expect`, and UBLK_BPF_IO_ABORTED when it did not.
+ * The verdict is `verdict`. But with an `expect` that is not 0, the first of these
+ * requests tells what the last call of the kfunc returned: UBLK_BPF_IO_DROP, so
+ * that the I/O succeeds, when it was exactly -`expect`, else UBLK_BPF_IO_ABORTED.
  */
 #include "loop_body.bpf.h"
 
@@ -42,6 +42,9 @@ const volatile __u64 value3;
 const volatile __u8 times = 1;
 const volatile __s32 verdict = UBLK_BPF_IO_REDIRECT;
 const volatile __u32 expect;
+
+/* requests that were spoilt */
+__u32 spoilt;
 
 struct call {
 	union {
@@ -145,7 +148,7 @@ UBLK_BPF(badsqe)
 	change(&c, field3, value3);
 	for (i = 0; i < times && i < 16; i++)
 		ret = bpf_ublk_queue_sqe(ctx, &c.sqe, c.size, c.target);
-	if (expect)
+	if (expect && !__sync_fetch_and_add(&spoilt, 1))
 		return ret == -(int)expect ? UBLK_BPF_IO_DROP : UBLK_BPF_IO_ABORTED;
 	return verdict;
 }

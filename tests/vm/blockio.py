@@ -10,6 +10,7 @@ import struct
 import subprocess
 import threading
 import zlib
+from array import array
 
 from cli import seconds
 
@@ -46,6 +47,7 @@ class Opened:
 
     def read(self, offset, length):
         buf = mmap.mmap(-1, length)
+        buf[:] = b"\xa5" * length  # what is not read must not look like zeroes
         done = os.preadv(self.fd, [buf], offset)
         return buf[:done]
 
@@ -97,11 +99,8 @@ def assert_same(left, right, size):
 
 def pattern(offset, length, seed=1):
     """Bytes that tell where they belong and who wrote them."""
-    words = (
-        struct.pack("<II", (offset + i) >> 3 & 0xFFFFFFFF, seed & 0xFFFFFFFF)
-        for i in range(0, length, 8)
-    )
-    return b"".join(words)
+    first = (seed << 40) + (offset >> 3)
+    return array("Q", range(first, first + length // 8)).tobytes()
 
 
 def random_fill(path, size):

@@ -7,6 +7,7 @@ complains about meanwhile, and leaves no device behind.
 """
 
 import os
+import signal
 
 import cli
 import pytest
@@ -14,9 +15,26 @@ from kmsg import Kmsg
 from lab import Lab
 
 
+# the longest, which does hundreds of attachments, takes half of it
+TEST_SECONDS = 600
+
+
 def pytest_sessionstart(session):
     if os.geteuid():
         pytest.exit("the suites need root, in a virtual machine: use scripts/vm-test", 2)
+
+
+@pytest.fixture(autouse=True)
+def nothing_hangs():
+    """A test that hangs fails, and the others get their turn."""
+
+    def hang(*_):
+        raise TimeoutError("the test hangs")
+
+    signal.signal(signal.SIGALRM, hang)
+    signal.alarm(int(cli.seconds(TEST_SECONDS)))
+    yield
+    signal.alarm(0)
 
 
 @pytest.fixture(autouse=True)

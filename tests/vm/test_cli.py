@@ -88,15 +88,13 @@ def test_id_can_be_chosen_and_is_free_again(lab):
 
 def test_foreground_serves_until_it_is_told_to_stop(lab):
     argv = [cli.COMMAND, "add", "-t", "null", "--size", str(MIB), "--foreground", "--json"]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as server:
-        line = server.stdout.readline()
-        while line.count("{") > line.count("}"):
-            line += server.stdout.readline()
-        device = cli.Device(json.loads(line))
-        assert device.server_pid() == server.pid
-        assert os.path.exists(device.path)
-        server.send_signal(signal.SIGTERM)
-        assert server.wait(cli.seconds(30)) == 0
+    server = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+    lab.cleanup(server.kill)
+    device = cli.Device(json.loads(server.stdout.readline()))
+    assert device.server_pid() == server.pid
+    assert os.path.exists(device.path)
+    server.send_signal(signal.SIGTERM)
+    assert server.wait(cli.seconds(30)) == 0
     wait_for("the device to be gone", lambda: not os.path.exists(device.path))
     assert cli.devices() == []
 
