@@ -14,6 +14,7 @@
 #   make bench           counted instructions per I/O on both faces; fails where a promised ratio is broken
 #        FACE=module       ... on this one,  ARGS="--json FILE"  ... with these options for bench/run
 #   make build           the loader (build/loader/ublk-bpf), the programs (build/bpf) and the unit tests
+#   make check           does the tree keep the house's rules?
 #   make check-series    is the kernel series fit to be sent?
 #   make clean           removes build/;  make distclean also the cache
 
@@ -25,7 +26,7 @@ KERNEL ?= module
 T ?=
 fetched = $(if $(filter module,$(1)),stock) $(if $(filter type debug patched,$(1)),source)
 
-.PHONY: help build test test-debug bench demo check-series clean distclean
+.PHONY: help build check test test-debug bench demo check-series clean distclean
 .NOTPARALLEL:
 
 help:
@@ -40,7 +41,7 @@ test:
 	@scripts/build
 	@set -e; for f in $(FACE); do scripts/face-kernel $$f >/dev/null; done
 ifeq ($(T),)
-	@scripts/test unit $(FACE)
+	@scripts/test check unit $(FACE)
 else
 	@set -e; for f in $(FACE); do scripts/vm-test $$f $(T); done
 endif
@@ -62,6 +63,10 @@ bench:
 
 demo:
 	@KERNEL="$(KERNEL)" NATIVE="$(NATIVE)" scripts/demo
+
+check:
+	@scripts/prepare
+	@scripts/check
 
 check-series:
 	@scripts/prepare source
