@@ -54,10 +54,14 @@ key_of_tree() {
 # cached ENTRY FUNCTION [ARG...]: makes the directory $CACHE/ENTRY unless it is there.
 # FUNCTION gets an empty directory as its first argument and fills it; only when it has succeeded does
 # the directory get its name, so that an entry is whole or absent. Concurrent callers wait for each other.
+# What was not asked for in two weeks goes when something new of its kind comes.
 cached() {
-	local entry=$1 fn=$2 tmp fd
+	local entry=$1 fn=$2 tmp fd old
 	shift 2
-	[ ! -d "$CACHE/$entry" ] || return 0
+	if [ -d "$CACHE/$entry" ]; then
+		touch -c "$CACHE/$entry"
+		return
+	fi
 	mkdir -p "$CACHE/${entry%/*}"
 	exec {fd}>"$CACHE/lock/${entry//\//_}"
 	if ! flock -n "$fd"; then
@@ -78,6 +82,11 @@ cached() {
 			exit $status
 		fi
 		mv -T "$tmp" "$CACHE/$entry"
+		touch "$CACHE/$entry"
+		find "$CACHE/${entry%/*}" -mindepth 1 -maxdepth 1 -type d -mtime +14 | while read -r old; do
+			say "removes ${old#"$CACHE/"}, unused for two weeks"
+			remove_tree "$old"
+		done
 	fi
 	exec {fd}>&-
 }
