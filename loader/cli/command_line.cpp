@@ -35,7 +35,14 @@ void Arguments::flag(const char* names, bool& value, const std::string& help) {
 
 void Arguments::toggle(const char* names, bool& value,
                        const std::string& help) {
-  app_.add_option(names, value, help)->expected(0, 1)->type_name("[0|1]");
+  // Not by the type: a bare option would be taken for "false".
+  const auto take = [&value](const CLI::results_t& given) {
+    const std::string text = given.empty() ? "" : given.front();
+    value = text != "0";
+    return text == "0" || text == "1" || text.empty() || text == "{}" ||
+           text == "true";
+  };
+  app_.add_option(names, take, help)->expected(0, 1)->type_name("[0|1]");
 }
 
 void Arguments::ignored(const char* names, std::string& value) {

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: MIT
+#include "device/state.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <filesystem>
+#include <fstream>
+
+namespace ublk {
+namespace {
+
+DeviceState sample() {
+  DeviceState state;
+  state.dev_id = 3;
+  state.instance = "1-2.3";
+  state.target = {.type = "loop",
+                  .files = {"/tmp/a b.img"},
+                  .size_bytes = 1 << 30,
+                  .offset_bytes = 4096,
+                  .block_bytes = 512,
+                  .max_io_bytes = 1 << 20,
+                  .read_only = true,
+                  .buffered = false};
+  state.attached = AttachedState{.prog_id = 7,
+                                 .program = "loop",
+                                 .object = "/x/loop.bpf.o",
+                                 .files = {"/tmp/a b.img"},
+                                 .knobs = {{"offset", "4096"}}};
+  return state;
+}
+
+class StateDir : public testing::Test {
+ protected:
+  void SetUp() override { std::filesystem::remove_all(dir_); }
+  void TearDown() override { std::filesystem::remove_all(dir_); }
+
+  StateStore store() { return std::move(*StateStore::open(dir_)); }
+
+  std::string dir_ =
+      testing::TempDir() + "state-" +
+      testing::UnitTest::GetInstance()->current_test_info()->name();
+};
+
+TEST(State, ComesBackAsItWasWritten) {
+  const auto back = state_from_json(state_to_json(sample()));
+  ASSERT_TRUE(back) << back.error().line();
+  EXPECT_EQ(state_to_json(*back), state_to_json(sample()));
+  EXPECT_EQ(back->target.files, sample().target.files);
+  EXPECT_EQ(back->attached->knobs, sample().attached->knobs);
+}
+
+TEST(State, CutShortAnywhereIsRefused) {
+  const std::string whole = state_to_json(sample());
+  // Without the end of the line it is whole.
+  for (size_t len = 0; len + 1 < whole.size(); len++) {
+    const auto state = state_from_json(std::string_view(whole).substr(0, len));
+    ASSERT_FALSE(state) << len << " bytes were taken for all";
+    EXPECT_EQ(state.error().code(), EPROTO);
+  }
+}
+
+TEST(State, OfAnotherVersionOrShapeIsRefused) {
+  std::string newer = state_to_json(sample());
+  newer.replace(newer.find("\"version\": 1"), 12, "\"version\": 2");
+  const auto state = state_from_json(newer);
+  ASSERT_FALSE(state);
+  EXPECT_NE(state.error().line().find("version 2"), std::string::npos);
+  for (const char* text : {"[]", "null", "{}", "{\"version\":\"1\"}",
+                           "{\"version\":1,\"dev_id\":\"x\"}"})
+    EXPECT_EQ(state_from_json(text).error().code(), EPROTO) << text;
+}
+
+TEST_F(StateDir, SavesLoadsAndRemoves) {
+  const StateStore states = store();
+  ASSERT_TRUE(states.save(sample()));
+  EXPECT_EQ(states.load(3)->instance, "1-2.3");
+  EXPECT_EQ(states.load(4).error().code(), ENOENT);
+  ASSERT_TRUE(states.remove(3, "1-2.3"));
+  EXPECT_EQ(states.load(3).error().code(), ENOENT);
+  EXPECT_TRUE(states.remove(3, "1-2.3")) << "removing twice is no error";
+}
+
+TEST_F(StateDir, LeavesNothingBesideTheFile) {
+  const StateStore states = store();
+  ASSERT_TRUE(states.save(sample()));
+  ASSERT_TRUE(states.save(sample()));
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(dir_))
+    names.push_back(entry.path().filename());
+  std::ranges::sort(names);
+  EXPECT_EQ(names, (std::vector<std::string>{"3.json", "lock"}));
+}
+
+TEST_F(StateDir, OfALaterDeviceIsNotRemoved) {
+  const StateStore states = store();
+  ASSERT_TRUE(states.save(sample()));
+  ASSERT_TRUE(states.remove(3, "an older one"));
+  EXPECT_TRUE(states.load(3));
+}
+
+TEST_F(StateDir, NotesAndForgetsAProgram) {
+  const StateStore states = store();
+  ASSERT_TRUE(states.save(sample()));
+  ASSERT_TRUE(states.set_attached(3, std::nullopt));
+  EXPECT_FALSE(states.load(3)->attached);
+  ASSERT_TRUE(states.set_attached(3, sample().attached));
+  EXPECT_EQ(states.load(3)->attached->prog_id, 7U);
+  EXPECT_TRUE(states.set_attached(9, std::nullopt))
+      << "a device of another program has no state";
+}
+
+TEST_F(StateDir, ThatIsMissingHasNoDevices) {
+  const StateStore states = StateStore::open_existing(dir_);
+  EXPECT_EQ(states.load(0).error().code(), ENOENT);
+  EXPECT_TRUE(states.remove(0, ""));
+  EXPECT_FALSE(std::filesystem::exists(dir_));
+}
+
+TEST_F(StateDir, ThatIsDamagedNamesTheFile) {
+  const StateStore states = store();
+  std::ofstream(dir_ + "/5.json") << "{";
+  const auto state = states.load(5);
+  EXPECT_EQ(state.error().code(), EPROTO);
+  EXPECT_NE(state.error().line().find(dir_ + "/5.json"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace ublk
