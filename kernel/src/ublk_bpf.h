@@ -92,10 +92,6 @@ int ublk_bpf_init(void);
 #define UBLK_F_BPF_SUPPORTED	ublk_bpf_features
 #else
 #define UBLK_F_BPF_SUPPORTED	UBLK_F_BPF
-static inline int ublk_bpf_init(void)
-{
-	return 0;
-}
 #endif
 
 static inline bool ublk_bpf_attached(struct ublk_bpf_dev *bd)
@@ -126,11 +122,6 @@ static inline void ublk_bpf_end_batch(struct ublk_bpf_batch *batch)
 #define UBLK_F_BPF_SUPPORTED	0
 
 struct ublk_bpf_dev { };
-
-static inline int ublk_bpf_init(void)
-{
-	return 0;
-}
 
 static inline int ublk_bpf_init_dev(struct ublk_bpf_dev *bd, u32 dev_id)
 {
