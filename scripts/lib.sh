@@ -59,7 +59,7 @@ cached() {
 	local entry=$1 fn=$2 tmp fd old
 	shift 2
 	if [ -d "$CACHE/$entry" ]; then
-		touch -c "$CACHE/$entry"
+		touch -c "$CACHE/$entry" 2>/dev/null || true
 		return
 	fi
 	mkdir -p "$CACHE/${entry%/*}"
