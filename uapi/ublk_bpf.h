@@ -78,8 +78,9 @@
  *
  * -EINVAL: unknown flag, reserved bits, too many files, a program that is not
  *	one for ublk, a file that is neither regular nor a block device, or is
- *	the device itself, or is open with O_APPEND, or needs a coarser
- *	alignment of direct I/O than the device's logical block size
+ *	the device itself, or is open with O_APPEND, or needs direct I/O to be
+ *	aligned more than the device's logical block size (offset, length) or
+ *	DMA alignment (memory, UBLK_PARAM_TYPE_DMA_ALIGN) makes it
  * -EBADF: a file descriptor that is not open
  * -EBUSY: a program is attached and UBLK_BPF_ATTACH_F_REPLACE is not set
  * -ENODEV: the device has not been started, or is being stopped

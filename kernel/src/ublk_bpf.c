@@ -80,42 +80,52 @@ static void ublk_bpf_set_att(struct ublk_bpf_dev *bd, struct ublk_bpf_att *att,
 	ublk_bpf_free_att(old);
 }
 
-/* What direct I/O to the file must be aligned to, in bytes; 0 if it does not say */
-static int ublk_bpf_dio_align(struct file *file, u32 *align)
+/* What direct I/O to a file must be aligned to, in bytes; 0 if nothing is said */
+struct ublk_bpf_align {
+	u32	offset;
+	u32	mem;
+};
+
+static int ublk_bpf_dio_align(const struct ublk_bpf_file *f,
+			      struct ublk_bpf_align *align)
 {
-	struct inode *inode = file->f_mapping->host;
 	struct kstat stat;
 	int ret;
 
-	*align = 0;
-	if (S_ISBLK(inode->i_mode)) {
-		*align = bdev_logical_block_size(I_BDEV(inode));
+	if (f->bdev) {
+		align->offset = bdev_logical_block_size(f->bdev);
+		align->mem = bdev_dma_alignment(f->bdev) + 1;
 		return 0;
 	}
-	ret = vfs_getattr(&file->f_path, &stat, STATX_DIOALIGN,
+	ret = vfs_getattr(&f->file->f_path, &stat, STATX_DIOALIGN,
 			  AT_STATX_DONT_SYNC);
 	if (ret)
 		return ret;
-	if (stat.result_mask & STATX_DIOALIGN)
-		*align = stat.dio_offset_align;
+	if (stat.result_mask & STATX_DIOALIGN) {
+		align->offset = stat.dio_offset_align;
+		align->mem = stat.dio_mem_align;
+	}
 	return 0;
 }
 
+/* Requests come as the device's limits allow; the file has to take them so */
 static int ublk_bpf_check_file(const struct ublk_bpf_dev *bd,
 			       const struct ublk_bpf_file *f)
 {
 	struct inode *inode = f->file->f_mapping->host;
-	u32 align;
+	struct request_queue *q = bd->disk->queue;
+	struct ublk_bpf_align align = {};
 	int ret;
 
 	if (!f->reg && I_BDEV(inode)->bd_disk == bd->disk)
 		return -EINVAL;
 	if (!f->direct)
 		return 0;
-	ret = ublk_bpf_dio_align(f->file, &align);
+	ret = ublk_bpf_dio_align(f, &align);
 	if (ret)
 		return ret;
-	if (align > queue_logical_block_size(bd->disk->queue))
+	if (align.offset > queue_logical_block_size(q) ||
+	    align.mem > queue_dma_alignment(q) + 1)
 		return -EINVAL;
 	return 0;
 }

@@ -439,6 +439,8 @@ static void ublk_bpf_issue_in_batch(struct ublk_bpf_req *req,
 
 	if (!batch->open)
 		ublk_bpf_open_batch(batch);
+	if (ublk_bpf_issue_bio(req, s, true))
+		return;
 	/*
 	 * The bio that we serve is on current->bio_list's loop. A file system
 	 * could wait for a bio of its own that is put there, so let it submit

@@ -113,8 +113,9 @@ Error explain_attach(Error error, const AttachRequest& request) {
       return std::move(error).hint("it is not started, or being stopped");
     case EINVAL:
       return std::move(error).hint(
-          fmt("the kernel refuses {} or one of its files",
-                      request.object));
+          fmt("the kernel refuses {} or one of its files: what it needs for "
+              "direct I/O may be more than the device promises (--buffered)",
+              request.object));
     default:
       return error;
   }

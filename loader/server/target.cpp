@@ -41,7 +41,10 @@ Result<Target> open_target(const TargetSpec& spec) {
 void set_basic_params(Target& target, uint64_t size_bytes,
                       uint32_t block_bytes) {
   ublk_params& params = target.params;
-  params.types = UBLK_PARAM_TYPE_BASIC;
+  params.types = UBLK_PARAM_TYPE_BASIC | UBLK_PARAM_TYPE_DMA_ALIGN;
+  // The server copies, but a program sends the request's own pages to a file,
+  // and most devices want memory in sectors for direct I/O.
+  params.dma.alignment = (1u << kSectorShift) - 1;
   ublk_param_basic& basic = params.basic;
   if (target.spec.read_only) basic.attrs |= UBLK_ATTR_READ_ONLY;
   const uint8_t shift = shift_of(block_bytes);

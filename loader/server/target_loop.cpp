@@ -83,13 +83,10 @@ void set_limits(Target& target, const Backing& backing, uint32_t block) {
         sectors(backing.max_write_zeroes_bytes);
     params.discard.max_discard_segments = 1;
   }
-  // The server copies, but a program sends the request's own pages to the
-  // file: they must suit its direct I/O.
-  if (backing.direct) {
-    params.types |= UBLK_PARAM_TYPE_DMA_ALIGN;
+  if (backing.direct)
     params.dma.alignment =
-        std::clamp<uint32_t>(backing.memory_align, 4, 4096) - 1;
-  }
+        std::max(params.dma.alignment,
+                 std::min<uint32_t>(backing.memory_align, 4096) - 1);
 }
 
 Result<void> init(Target& target) {
