@@ -20,6 +20,9 @@ Result<void> init(Target& target) {
                 "of {}", size, block);
   set_basic_params(target, size, block);
   ublk_params& params = target.params;
+  // It has nothing to flush, but what a program maps to files has.
+  if (!target.spec.read_only)
+    params.basic.attrs |= UBLK_ATTR_VOLATILE_CACHE | UBLK_ATTR_FUA;
   params.types |= UBLK_PARAM_TYPE_DISCARD;
   params.discard.discard_granularity = block;
   params.discard.max_discard_sectors = UINT32_MAX >> 9;
