@@ -8,7 +8,7 @@ import socket
 import cli
 import pytest
 from blockio import MIB, fio_verify
-from lab import Lab
+from lab import Lab, sh
 
 FAILED, MISUSED = 1, 2
 
@@ -26,6 +26,8 @@ class Bench:
     def refused(self, *args, match, status=FAILED, errno=None, **kwargs):
         before = self.state()
         outcome = cli.run(*args, "--json", **kwargs)
+        if outcome.status == 0 and args[0] == "attach":
+            self.device.detach()  # the next test is not to suffer from it
         check_refusal(outcome, match, status, errno)
         assert self.state() == before, f"something changed: {outcome}"
         return outcome
@@ -91,7 +93,7 @@ def test_object_that_is_no_bpf_object(bench, name, content):
 def test_object_cut_in_the_middle(bench):
     with open(cli.program("loop"), "rb") as f:
         whole = f.read()
-    one_line(bench.attach(made(bench, "half.o", whole[: len(whole) // 2]), match="half.o"))
+    bench.attach(made(bench, "half.o", whole[: len(whole) // 2]), match="half.o")
 
 
 def test_object_that_does_not_exist(bench):
@@ -219,12 +221,14 @@ def test_file_that_cannot_be_served(bench, kind):
 
 
 def test_read_only_file_for_a_device_that_is_written(bench, lab):
-    disk = lab.null_blk(8)
-    from lab import sh
-
-    sh("blockdev", "--setro", disk.path)
-    one_line(bench.attach(cli.program("loop"), "--file", disk.path, match="read-only|not permitted|denied"))
-    one_line(bench.refused("add", "-t", "loop", "-f", disk.path, match="read-only|not permitted|denied"))
+    where = lab.ext4(32)
+    file = lab.file(where, 8 * MIB)
+    sh("mount", "-o", "remount,ro", where)
+    one_line(bench.attach(cli.program("loop"), "--file", file, match="read-only"))
+    one_line(bench.refused("add", "-t", "loop", "-f", file, match="read-only"))
+    # a device that is not written may have it
+    device = lab.add("loop", file, read_only=True)
+    device.attach("loop")
 
 
 def test_file_of_coarser_alignment_than_the_device(bench, lab):
@@ -279,7 +283,7 @@ def test_knob_that_just_fits(bench, knob):
         (["-t", "null", "--block-size", "1000"], "block-size|block size", MISUSED),
         (["-t", "null", "--block-size", "8192"], "block-size|block size", MISUSED),
         (["-t", "null", "--size", "12x"], "size|12x", MISUSED),
-        (["-t", "null", "--size", "100"], "size", FAILED),
+        (["-t", "null", "--size", "100"], "size", MISUSED),
         (["-t", "null", "--bogus"], "bogus", MISUSED),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else None,
