@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <system_error>
+#include <thread>
 
 namespace ublk {
 
@@ -45,8 +47,22 @@ Result<std::unique_ptr<ControlDevice>> ControlDevice::open() {
       new ControlDevice(std::move(*fd), std::move(ring)));
 }
 
+// The kernel does these commands in a worker thread that it keeps for the
+// thread that submitted them, and that wakes up every five seconds. A server
+// would have it for ever, so they come from a thread that ends.
 int ControlDevice::execute(const ControlCommand& command,
                            const ControlTick& tick) {
+  int ret = 0;
+  try {
+    std::thread([&] { ret = execute_here(command, tick); }).join();
+  } catch (const std::system_error&) {  // no thread to be had
+    ret = execute_here(command, tick);
+  }
+  return ret;
+}
+
+int ControlDevice::execute_here(const ControlCommand& command,
+                                const ControlTick& tick) {
   io_uring_sqe* sqe = io_uring_get_sqe(ring_.get());
   // Twice as large as its type: the command has the second half too.
   std::fill_n(reinterpret_cast<volatile char*>(sqe), 2 * sizeof(*sqe), 0);

@@ -50,6 +50,8 @@ class ControlDevice final : public ControlChannel {
   ControlDevice(UniqueFd fd, Ring ring)
       : fd_(std::move(fd)), ring_(std::move(ring)) {}
 
+  int execute_here(const ControlCommand& command, const ControlTick& tick);
+
   UniqueFd fd_;
   Ring ring_;
 };
