@@ -47,30 +47,26 @@ def null_blk_paths(small):
         measure.Path("null_blk", "raw", node),
         measure.Path("null_blk", "kernel loop", lab.kernel_loop(node)),
         path("server", lab.Ublk(node)),
-        path("program", attached(node), redirected=True),
+        path("program", attached(node)),
     ]
     if not small:
-        paths.append(path("program, --no-inline", attached(node, "--no-inline"), redirected=True))
+        paths.append(path("program, --no-inline", attached(node, "--no-inline")))
         paths.append(path("server, --no-bpf", lab.Ublk(node, "--no-bpf")))
     return paths
 
 
 def file_paths():
-    """On a file each: two that write to one file would not be what anybody does."""
-    what, disk = lab.ram_disk(4 * FILE_MIB + 64)
-    first = lab.ext4_file(disk, "ext4", FILE_MIB)
+    """A file for each: two that write to one file would not be what anybody does."""
+    disk = lab.FileDisk(8 * FILE_MIB)
 
-    def another(name):
-        path = str(Path(first).with_name(name))
-        lab.sh("cp", first, path)
-        return path
+    def path(name, make, *options):
+        device = make(disk.file(name.replace(" ", ""), FILE_MIB), *options)
+        return measure.Path("file on ext4", name, device.node, device)
 
-    paths = [measure.Path("file on ext4", "kernel loop", lab.kernel_loop(first))]
-    for name, make, redirected in (("server", lab.Ublk, False), ("program", attached, True)):
-        device = make(another(f"{name}.img"))
-        paths.append(measure.Path("file on ext4", name, device.node, device, redirected))
+    paths = [measure.Path("file on ext4", "kernel loop", lab.kernel_loop(disk.file("loop", FILE_MIB)))]
+    paths += [path("server", lab.Ublk), path("program", attached), path("program, --no-inline", attached, "--no-inline")]
     lab.sh("sync")
-    return what, paths
+    return paths
 
 
 def attach_times(path):
@@ -140,9 +136,8 @@ def run(args):
     paths = null_blk_paths(args.small)
     backings = {"null_blk": "completes inline, keeps nothing"}
     if not args.small:
-        what, more = file_paths()
-        backings["file on ext4"] = f"all blocks written, on {what}"
-        paths += more
+        backings["file on ext4"] = lab.FileDisk.WHAT
+        paths += file_paths()
     jobs = [j for j in measure.JOBS if not args.small or (j.rw == "read" and j.bs == 4096)]
     progress(f"lets the machine settle, {SETTLE_SECONDS} s of its time")
     time.sleep(SETTLE_SECONDS)

@@ -7,6 +7,8 @@ import subprocess
 import time
 from pathlib import Path
 
+import dm
+
 CONFIGFS = Path("/sys/kernel/config")
 UBLK_BPF = os.environ.get("UBLK_BPF", "ublk-bpf")
 MIB = 1 << 20
@@ -68,28 +70,52 @@ def null_blk(name, size_mib, memory_backed):
     return wait_for(f"/dev/{name}")
 
 
-def ram_disk(size_mib):
-    """A disk in memory: brd where the kernel has it, else null_blk."""
-    if have_module("brd"):
-        sh("rmmod", "brd")
-        sh("modprobe", "brd", "rd_nr=1", f"rd_size={size_mib << 10}")
-        return "brd", wait_for("/dev/ram0")
-    return "null_blk memory_backed", null_blk("ram", size_mib, 1)
+class FileDisk:
+    """
+    An ext4 whose files' data is dropped: the front of the disk, where all of the file system's own blocks are, is memory, the rest is a
+    null_blk that keeps nothing. On a disk that keeps data most of what is counted would be its memcpy, the same on every path.
+    """
 
+    FRONT_MIB = 16
+    WHAT = "ext4; its own blocks on brd, the file's data on null_blk that keeps nothing, put together by dm-linear"
 
-def ext4_file(disk, name, size_mib):
-    """A file on a fresh ext4, every block written."""
-    where = Path("/run/bench") / name
-    where.mkdir(parents=True)
-    sh("mkfs.ext4", "-q", "-F", disk)
-    sh("mount", "-t", "ext4", disk, where)
-    path = where / "disk.img"
-    with open(path, "wb") as f:
-        for _ in range(size_mib):
-            f.write(os.urandom(MIB))
-        f.flush()
-        os.fsync(f.fileno())
-    return str(path)
+    def __init__(self, data_mib):
+        have_module("brd")
+        if not os.path.exists("/dev/ram0"):
+            raise Failed("no /dev/ram0: has this kernel brd?")
+        have_module("dm_mod")
+        front = self.FRONT_MIB * MIB // 512
+        if int(sh("blockdev", "--getsz", "/dev/ram0")) < front:
+            raise Failed(f"/dev/ram0 is smaller than {self.FRONT_MIB} MiB")
+        data = null_blk("data", data_mib, 0)
+        size = data_mib * MIB // 512
+        try:
+            dev = dm.create("bench", [(0, front, "linear", "/dev/ram0 0"), (front, size, "linear", f"{data} 0")])
+        except OSError as e:
+            raise Failed(f"device mapper: {e.strerror}: has this kernel dm-linear?") from e
+        self.node = wait_for(f"/dev/dm-{os.minor(dev)}")
+        self.where = Path("/run/bench/ext4")
+        self.where.mkdir(parents=True)
+        sh("mkfs.ext4", "-q", "-F", "-b", "4096", "-N", "64", "-O", "^has_journal,^resize_inode",
+           "-E", "packed_meta_blocks=1,lazy_itable_init=0", self.node)
+        sh("mount", "-t", "ext4", self.node, self.where)
+
+    def _in_data(self, path):
+        """Few extents, so that they are in the inode, and all behind the front."""
+        lines = sh("filefrag", "-v", "-b4096", path).splitlines()
+        starts = [int(line.split(":")[2].split("..")[0]) for line in lines if line.strip()[:1].isdigit()]
+        return 0 < len(starts) <= 4 and min(starts) * 4096 >= self.FRONT_MIB * MIB
+
+    def file(self, name, size_mib):
+        """Every block written. What comes to lie in the front stays as a filler."""
+        for attempt in range(8):
+            path = self.where / f"{name}.{attempt}"
+            sh("fallocate", "-l", f"{size_mib}M", path)
+            if self._in_data(path):
+                sh("dd", "if=/dev/zero", f"of={path}", "bs=1M", f"count={size_mib}", "conv=notrunc,fsync", "status=none")
+                return str(path)
+            sh("truncate", "-s", "1M", path)
+        raise Failed(f"{name}: ext4 does not put a file behind the first {self.FRONT_MIB} MiB")
 
 
 def kernel_loop(file):

@@ -43,7 +43,6 @@ class Path:
     name: str
     node: str
     device: object = None  # lab.Ublk, for the server's wake-ups
-    redirected: bool = False
 
 
 @dataclass

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: MIT
+"""
+Writes docs/performance.md of committed results, on stdout:
+
+    scripts/in-root python3 bench/perfdoc.py bench/results/*.json >docs/performance.md
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import report
+
+HEAD = """<!-- SPDX-License-Identifier: MIT -->
+<!-- Made by bench/perfdoc.py from bench/results; do not edit. -->
+# Performance
+
+What is counted is **guest instructions per I/O**: all that a one-processor machine executes, kernel and user space, from the first to
+the last completion, divided by the I/Os. QEMU's `-icount shift=0` makes the machine's clock its instruction counter, so the figures
+do not depend on how fast or how busy the host is, and differ by about a percent between runs.
+
+What they show: work per I/O, system calls, context switches, wake-ups, copies. What they do **not** show: cache and TLB misses,
+mispredicted branches, mitigations, lock contention, interrupts of real hardware, latency, bandwidth. One processor never waits for
+another: a server on a processor of its own looks better in wall time than here, and costs the same. TCG counts every byte of `rep
+movsb`, which hardware does not; so the machine has no ERMS, and a copy costs 0.165 instructions per byte. Read ratios, not figures.
+
+The generator (`bench/load.c`) is a bare io_uring loop, direct I/O at random places of 16 MiB. Its own part is in the figures, and listed;
+fio's, which is several thousand instructions per I/O, would hide the ratios.
+
+Paths: **raw**, the backing itself; **kernel loop**, a loop device with direct I/O on it; **server**, `ublk-bpf add -t loop` with nothing attached;
+**program**, the same with `loop.bpf.o` attached; **--no-inline**, the same through a worker; **--no-bpf**, a device that cannot have
+a program, for what the possibility alone costs.
+
+To repeat it: `make bench`; it fails where a limit is broken. `bench/README.md` describes the JSON.
+"""
+
+
+def section(path):
+    result = json.loads(Path(path).read_text())
+    host = result["host"]
+    out = [
+        f"## Linux {result['kernel']}, {result['face']}",
+        f"{result['settings']['rounds']} rounds, medians; spread is the largest difference between rounds, over the median.\n"
+        f"Commit {host['commit']}, {host['when'][:10]}, {host['qemu']}, host {host['cpu']}; `{Path(path).name}`.",
+    ]
+    for backing, what in result["backings"].items():
+        out += [f"### {backing}: {what}", report.markdown(report.cell_rows(result, backing))]
+    rows = report.check_rows(result)
+    rows[0][-1] = "verdict"
+    out += ["### Limits", report.markdown(rows)]
+    return "\n\n".join(out)
+
+
+if __name__ == "__main__":
+    print("\n".join([HEAD] + [section(p) + "\n" for p in sys.argv[1:]]).rstrip())
