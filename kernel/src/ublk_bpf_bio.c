@@ -10,38 +10,12 @@
 #include <uapi/linux/io_uring.h>
 #include "ublk_bpf_int.h"
 
-/*
- * Charge the bio to whom the request is charged. Mostly that is nobody in
- * particular; the root blkg lives as long as the disk, which the attached file
- * keeps, so then both the look-up and the reference can be saved.
- */
-static void ublk_bpf_bio_get_blkg(struct ublk_bpf_sqe *s, struct bio *bio,
-				  const struct request *rq)
-{
-#ifdef CONFIG_BLK_CGROUP
-	s->root_blkg = rq->bio->bi_blkg == rq->q->root_blkg;
-	if (likely(s->root_blkg))
-		bio->bi_blkg = bdev_get_queue(bio->bi_bdev)->root_blkg;
-	else
-		bio_clone_blkg_association(bio, rq->bio);
-#endif
-}
-
-static void ublk_bpf_bio_put_blkg(struct ublk_bpf_sqe *s, struct bio *bio)
-{
-#ifdef CONFIG_BLK_CGROUP
-	if (likely(s->root_blkg))
-		bio->bi_blkg = NULL;
-#endif
-}
-
 static void ublk_bpf_bio_end_io(struct bio *bio)
 {
 	struct ublk_bpf_sqe *s = bio->bi_private;
 	const bool nowait = bio->bi_opf & REQ_NOWAIT;
 	int ret = blk_status_to_errno(bio->bi_status);
 
-	ublk_bpf_bio_put_blkg(s, bio);
 	bio_uninit(bio);
 	ublk_bpf_rw_done(s, ret ?: s->len - s->done, nowait);
 }
@@ -107,7 +81,7 @@ bool ublk_bpf_issue_bio(struct ublk_bpf_req *req, struct ublk_bpf_sqe *s,
 	bio->bi_write_hint = src->bi_write_hint;
 	bio->bi_end_io = ublk_bpf_bio_end_io;
 	bio->bi_private = s;
-	ublk_bpf_bio_get_blkg(s, bio, rq);
+	bio_clone_blkg_association(bio, src);
 	submit_bio_noacct(bio);
 	return true;
 }

@@ -106,7 +106,6 @@ struct ublk_bpf_stats {
  * @fd:		index in the attachment's files
  * @idx:	index in the plan
  * @link:	IOSQE_IO_LINK, and not the last one
- * @root_blkg:	its bio has the root blkg, without a reference
  *
  * From its issue until it is done, an SQE holds a reference of its request,
  * also while it waits for a worker: nothing of the union's members outlives it.
@@ -125,8 +124,7 @@ struct ublk_bpf_sqe {
 	u8	opcode;
 	u8	fd;
 	u8	idx;
-	bool	link : 1;
-	bool	root_blkg : 1;
+	bool	link;
 };
 
 /**
