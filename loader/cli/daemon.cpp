@@ -21,15 +21,20 @@ namespace {
 
 using nlohmann::json;
 
+void print_live(const Device& device, bool as_json) {
+  say(as_json ? device_json(device)
+              : fmt("{} daemon pid {}", device_line(device),
+                    device.info.ublksrv_pid));
+  std::fflush(stdout);
+}
+
+// In the starter, which sees more of the server than the server itself.
 int print_live(uint32_t dev_id, bool as_json) {
   auto control = Control::open();
   if (!control) return report(control.error(), as_json);
   auto device = describe(*control, StateStore::open_existing(), dev_id);
   if (!device) return report(device.error(), as_json);
-  say(as_json ? device_json(*device)
-              : fmt("{} daemon pid {}", device_line(*device),
-                    device->info.ublksrv_pid));
-  std::fflush(stdout);
+  print_live(*device, as_json);
   return kDone;
 }
 
@@ -130,7 +135,7 @@ int serve_in_foreground(
     const std::function<Result<void>(const ServeHooks&)>& serve) {
   block_signals();
   const auto done = serve(
-      {.live = [&](uint32_t dev_id) { print_live(dev_id, options.json); },
+      {.live = [&](const Device& device) { print_live(device, options.json); },
        .trouble = [](const Error& error) { warn(error); }});
   return done ? static_cast<int>(kDone) : report(done.error(), options.json);
 }
@@ -156,7 +161,10 @@ int run_server(const Options& options, bool foreground,
   block_signals();
   Messenger messenger(settle_as_daemon(UniqueFd(ends[1])));
   const auto done =
-      serve({.live = [&](uint32_t dev_id) { messenger.live(dev_id); },
+      serve({.live =
+                 [&](const Device& device) {
+                   messenger.live(device.info.dev_id);
+                 },
              .trouble = [&](const Error& error) {
                messenger.tell("warning", error);
              }});

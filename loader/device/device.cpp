@@ -3,6 +3,7 @@
 
 #include <signal.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -103,7 +104,7 @@ std::vector<uint32_t> device_ids() {
 }
 
 std::optional<ServerStats> server_stats(pid_t pid) {
-  if (pid <= 0) return std::nullopt;
+  if (!pidfd_of(pid).valid()) return std::nullopt;
   ServerStats stats{.pid = pid};
   std::error_code ec;
   for (const auto& entry :
@@ -111,13 +112,20 @@ std::optional<ServerStats> server_stats(pid_t pid) {
     const std::string dir = entry.path().string();
     const auto status = read_text(dir + "/status");
     if (!status) continue;
+    // Ended, but its parent has not taken notice yet.
+    if (status->contains("\nState:\tZ")) continue;
     stats.threads++;
-    // The first number of schedstat is the time on a CPU, in ns.
-    stats.cpu_ns += read_number(dir + "/schedstat").value_or(0);
     if (read_text(dir + "/comm").value_or("").starts_with(kQueueThreadPrefix))
       stats.wakeups += status_value(*status, "voluntary_ctxt_switches");
   }
-  if (ec || stats.threads == 0) return std::nullopt;
+  if (!ec && stats.threads == 0) return std::nullopt;
+  // With the threads that have ended: the kernel's io_uring workers come and go.
+  clockid_t clock;
+  timespec time{};
+  if (::clock_getcpuclockid(pid, &clock) == 0 &&
+      ::clock_gettime(clock, &time) == 0)
+    stats.cpu_ns = static_cast<uint64_t>(time.tv_sec) * 1'000'000'000 +
+                   static_cast<uint64_t>(time.tv_nsec);
   return stats;
 }
 

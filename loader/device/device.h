@@ -45,6 +45,8 @@ std::vector<uint32_t> device_ids();
 Result<Device> describe(Control& control, const StateStore& states,
                         uint32_t dev_id);
 
+// Nothing if there is no such process or it has ended. Only the pid where
+// /proc cannot be read, as in a server that has left the mounts.
 std::optional<ServerStats> server_stats(pid_t pid);
 
 // Stops and deletes a device, whoever serves it and whether it answers or

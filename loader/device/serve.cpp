@@ -188,8 +188,9 @@ Result<void> serve_new(const AddRequest& request, const ServeHooks& hooks) {
   TRY_IN(device_name(info.dev_id), device.server->start());
   TRY(place.states.save(state));
   TRY(place.control.start(info.dev_id, ::getpid()));
+  const Device live = TRY(describe(place.control, place.states, info.dev_id));
   device.keep();
-  hooks.live(info.dev_id);
+  hooks.live(live);
   return serve_to_the_end(place, std::move(device.server), info.dev_id,
                           state.instance);
 }
@@ -242,14 +243,16 @@ Result<void> serve_recovered(uint32_t dev_id, const ServeHooks& hooks) {
                        make_server(place, std::move(target), info));
   auto started = server->start();
   if (started) started = place.control.end_recovery(dev_id, ::getpid());
-  if (!started) {
+  auto live = started ? describe(place.control, place.states, dev_id)
+                      : std::unexpected(started.error());
+  if (!live) {
     // The device waits for the next attempt as it did for this one. To stop
     // it, which would end the threads, would be the end of it: they end with
     // the process.
     (void)server.release();
-    return started;
+    return std::unexpected(std::move(live).error());
   }
-  hooks.live(dev_id);
+  hooks.live(*live);
   return serve_to_the_end(place, std::move(server), dev_id, state->instance);
 }
 

@@ -7,6 +7,7 @@
 #include <functional>
 
 #include "ctrl/control.h"
+#include "device/device.h"
 #include "server/target.h"
 #include "sys/error.h"
 
@@ -22,8 +23,8 @@ struct AddRequest {
 };
 
 struct ServeHooks {
-  // The device is live: the kernel has answered its number.
-  std::function<void(uint32_t dev_id)> live;
+  // The device is live.
+  std::function<void(const Device& device)> live;
   // Something went wrong later, of which nobody else would hear.
   std::function<void(const Error&)> trouble;
 };

@@ -157,8 +157,9 @@ Result<ProgramObject> ProgramObject::open(const std::string& path,
                                               "can read");
     if (!log.lines().empty())
       error = std::move(error).hint(log.lines().front());
-    return std::unexpected(
-        std::move(error).detail(join_lines(log.lines())));
+    if (log.lines().size() > 1)
+      error = std::move(error).detail(join_lines(log.lines()));
+    return std::unexpected(std::move(error));
   }
   return ProgramObject(path, face, object);
 }

@@ -114,8 +114,15 @@ uint32_t power_of_2_or(uint64_t value, uint32_t otherwise) {
              : otherwise;
 }
 
-Result<void> learn_block(Backing& backing) {
+Result<void> learn_block(Backing& backing, const BackingOptions& options) {
   const int fd = backing.fd.get();
+  // The kernel lets it be opened for writing, and fails the writes.
+  int read_only = 0;
+  if (!options.read_only && ::ioctl(fd, BLKROGET, &read_only) == 0 && read_only)
+    return std::unexpected(
+        Error::plain(EROFS, backing.path + ": is a read-only block device")
+            .hint("it cannot be written, which a device that is not "
+                  "--read-only needs"));
   if (::ioctl(fd, BLKGETSIZE64, &backing.size_bytes) != 0)
     return fail_sys(errno, "{}: getting its size", backing.path);
   unsigned physical = 0, io_min = 0, io_opt = 0;
@@ -177,7 +184,7 @@ Result<Backing> Backing::open(const std::string& path,
   backing.rdev = st.st_rdev;
   TRY(learn_alignment(backing, options));
   if (backing.is_block)
-    TRY(learn_block(backing));
+    TRY(learn_block(backing, options));
   else
     learn_file(backing, st, options.read_only);
   return backing;

@@ -229,6 +229,16 @@ TEST(OpenTarget, RefusesWhatHoldsNoData) {
   }
 }
 
+TEST(OpenTarget, NeedsRoomForABlock) {
+  TargetSpec spec = spec_of("null", {});
+  spec.size_bytes = 100;
+  EXPECT_EQ(open_target(spec).error().code(), EINVAL);
+  spec.size_bytes = 512;
+  EXPECT_EQ(open_target(spec)->params.basic.dev_sectors, 1U);
+  spec.block_bytes = 4096;
+  EXPECT_EQ(open_target(spec).error().code(), EINVAL);
+}
+
 TEST(OpenTarget, KnowsItsTargets) {
   EXPECT_EQ(open_target(spec_of("tape", {})).error().code(), EINVAL);
   EXPECT_NE(open_target(spec_of("tape", {})).error().line().find("null, loop"),
