@@ -210,7 +210,7 @@ static void ublk_bpf_sqe_done(struct ublk_bpf_sqe *s, long ret)
 	struct ublk_bpf_req *req = ublk_bpf_sqe_req(s);
 
 	if (s->opcode == IORING_OP_READ || s->opcode == IORING_OP_WRITE) {
-		if (likely(ret == s->len - s->done)) {
+		if (ret == s->len - s->done) {
 			ret = 0;
 		} else if (ret > 0 && ret < s->len - s->done) {
 			s->done += ret;
@@ -238,11 +238,14 @@ static void ublk_bpf_sqe_done(struct ublk_bpf_sqe *s, long ret)
 /* What a READ or WRITE, in one go or its rest, came to: bytes or an error */
 void ublk_bpf_rw_done(struct ublk_bpf_sqe *s, long ret, bool nowait)
 {
-	if (unlikely((ret == -EAGAIN || ret == -EOPNOTSUPP) && nowait)) {
-		ublk_bpf_defer(ublk_bpf_sqe_req(s), s);
-		return;
-	}
-	ublk_bpf_sqe_done(s, ret);
+	struct ublk_bpf_req *req = ublk_bpf_sqe_req(s);
+
+	if (likely(ret == s->len - s->done && !s->link))
+		ublk_bpf_put_req(req);
+	else if ((ret == -EAGAIN || ret == -EOPNOTSUPP) && nowait)
+		ublk_bpf_defer(req, s);
+	else
+		ublk_bpf_sqe_done(s, ret);
 }
 
 static void ublk_bpf_ki_complete(struct kiocb *iocb, long ret)
