@@ -71,6 +71,10 @@ Result<AddRequest> add_request(const AddOptions& options) {
     return fail(EINVAL, "-t {} takes no --offset", options.type);
   TRY(check_block_size(options.block_size));
   spec.block_bytes = options.block_size;
+  const uint32_t block = options.block_size ? options.block_size : 512;
+  if (!options.size.empty() && spec.size_bytes < block)
+    return fail(EINVAL, "--size {}: is less than a block of {} bytes",
+                options.size, block);
   const uint64_t max_io = TRY(size_option("--max-io", options.max_io));
   if (max_io < kLeastIoBytes || max_io > kMostIoBytes || max_io % kLeastIoBytes)
     return fail(EINVAL, "--max-io {}: is no multiple of 4096 up to 32M",

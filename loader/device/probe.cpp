@@ -21,9 +21,12 @@ struct FlagFeature {
 };
 
 constexpr std::array kFlags = {
-    FlagFeature{"user_recovery", UBLK_F_USER_RECOVERY, "add -r"},
-    FlagFeature{"user_recovery_reissue", UBLK_F_USER_RECOVERY_REISSUE, "add -i"},
-    FlagFeature{"user_recovery_fail_io", UBLK_F_USER_RECOVERY_FAIL_IO, "add -e"},
+    FlagFeature{"user_recovery", UBLK_F_USER_RECOVERY,
+                "a device outlives its server (add -r)"},
+    FlagFeature{"user_recovery_reissue", UBLK_F_USER_RECOVERY_REISSUE,
+                "begun I/O is repeated (add -i)"},
+    FlagFeature{"user_recovery_fail_io", UBLK_F_USER_RECOVERY_FAIL_IO,
+                "I/O fails meanwhile (add -e)"},
     FlagFeature{"user_copy", UBLK_F_USER_COPY, "copying by pread and pwrite"},
     FlagFeature{"zero_copy", UBLK_F_SUPPORT_ZERO_COPY, "registered buffers"},
     FlagFeature{"auto_buf_reg", UBLK_F_AUTO_BUF_REG,
@@ -104,10 +107,11 @@ Probe probe() {
     const bool available = features & flag.flag;
     std::string get;
     if (!available)
-      get = no_features.empty() ? "a newer kernel's ublk_drv" : no_features;
+      get = no_features.empty() ? "a newer kernel's ublk_drv"
+                                : "see ublk above";
     result.features.push_back({.name = flag.name,
                                .available = available,
-                               .needs = fmt("ublk_drv with {}", flag.what),
+                               .needs = fmt("ublk_drv: {}", flag.what),
                                .how = get});
   }
   return result;

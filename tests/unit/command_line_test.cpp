@@ -155,6 +155,8 @@ TEST(Add, RefusesWhatDoesNotGoTogether) {
       {"-t", "null", "-f", "/x"},
       {"-t", "null", "--offset", "4K"},
       {"-t", "null", "--size", "12x"},
+      {"-t", "null", "--size", "100"},
+      {"-t", "null", "--block-size", "4096", "--size", "512"},
       {"-t", "null", "--block-size", "1000"},
       {"-t", "null", "--max-io", "512"},
       {"-t", "null", "--max-io", "64M"},
