@@ -76,7 +76,7 @@ def attach_times(path):
 
     def times(*options, fresh):
         found = []
-        for _ in range(5):
+        for _ in range(3):
             if fresh:
                 device.detach()
             found.append(round(device.attach(OBJECT, *options)["attach_ms"], 3))
