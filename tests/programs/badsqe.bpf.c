@@ -51,8 +51,9 @@ struct call {
 		struct io_uring_sqe sqe;
 		__u64 words[16];	/* room for an argument that is too long */
 	};
-	__u32 size;
-	__u32 target;
+	/* 64 bits each, or a store to one makes the verifier forget the other */
+	__u64 size;
+	__u64 target;
 };
 
 static __always_inline void good_sqe(const struct ublk_bpf_ctx *ctx,
