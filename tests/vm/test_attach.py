@@ -9,20 +9,22 @@ import pytest
 from blockio import MIB, Load, Opened, assert_same, fio, fio_verify, pattern
 from lab import sh
 
+# how often the device changes hands: from the server to a program, to another one, and back
 CYCLES = int(os.environ.get("UBLK_BPF_CYCLES", "500"))
 
 
 def test_attach_replace_and_detach_under_verified_io(lab):
     device, disk = lab.loop_device(16, q=2)
     steps = [("loop", {}), ("mixed", {"replace": True}), ("subprog", {"replace": True, "no_inline": True})]
-    attached = 0
+    attached = changes = 0
     with Load(device.path, offset=0, size="8m", io_size="2m", iodepth=16) as load:
-        while attached < CYCLES:
+        while changes < CYCLES:
             for name, opts in steps:
                 device.attach(name, **opts)
                 attached += 1
                 load.check()
             device.detach()
+            changes += len(steps) + 1
     info = device.info()["bpf"]
     assert info["attached"] is False
     assert info["counters"]["nr_attach"] == attached

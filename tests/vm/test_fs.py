@@ -84,7 +84,7 @@ def test_file_system_lives_on_the_device(lab, fstype, backing):
     device.detach()
     sh(*FSCK[fstype], device.path)
     device.delete()
-    where = lab.mount(file, fstype, "ro" if backing == "raw" else "ro,loop")
+    where = lab.mount(file if backing == "raw" else lab.kernel_loop(file), fstype, "ro")
     (source / "large").unlink()
     assert digest(where) == digest(source)
     lab.umount(where)
