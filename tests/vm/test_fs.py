@@ -22,7 +22,7 @@ def skip_unless_known(fstype):
             pytest.skip(f"this kernel has no {fstype}")
 
 
-def make_tree(root):
+def make_tree(root, large=12 * MIB):
     """Some hundred files of all sizes, links and holes."""
     for d in range(8):
         directory = root / f"dir{d}" / "below"
@@ -33,7 +33,7 @@ def make_tree(root):
         with open(directory / "sparse", "wb") as hole:
             hole.seek(MIB)
             hole.write(b"end")
-    (root / "large").write_bytes(os.urandom(12 * MIB))
+    (root / "large").write_bytes(os.urandom(large))
 
 
 def digest(root):
@@ -98,8 +98,7 @@ def test_file_system_survives_attach_replace_and_detach(lab):
     for step in range(6):
         copy = where / f"copy{step}"
         copy.mkdir()
-        make_tree(copy)
-        (copy / "large").unlink()
+        make_tree(copy, large=MIB)
         if step % 3 == 0:
             device.attach("loop")
         elif step % 3 == 1:
