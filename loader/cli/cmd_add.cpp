@@ -30,7 +30,8 @@ Result<uint64_t> size_option(const char* name, const std::string& text) {
 
 Result<uint64_t> recovery_flags(const AddOptions& options) {
   if (options.reissue && options.fail_io)
-    return fail(EINVAL, "-i and -e exclude each other: I/O without a server is "
+    return fail(EINVAL,
+                "-i and -e exclude each other: I/O without a server is "
                 "kept or failed");
   uint64_t flags = 0;
   if (options.recovery || options.reissue || options.fail_io)
@@ -82,7 +83,8 @@ Result<AddRequest> add_request(const AddOptions& options) {
   spec.max_io_bytes = static_cast<uint32_t>(max_io);
   spec.read_only = options.read_only;
   spec.buffered = options.buffered;
-  if (options.dev_id >= 0) request.dev_id = static_cast<uint32_t>(options.dev_id);
+  if (options.dev_id >= 0)
+    request.dev_id = static_cast<uint32_t>(options.dev_id);
   request.nr_hw_queues = static_cast<uint16_t>(options.queues);
   request.queue_depth = static_cast<uint16_t>(options.depth);
   request.recovery_flags = TRY(recovery_flags(options));
@@ -130,10 +132,9 @@ void define_add(Arguments& command, Options& options) {
 int run_add(const Options& options) {
   auto request = add_request(options.add);
   if (!request) return report(request.error(), options.json, kUsedWrongly);
-  return run_server(options, options.add.foreground,
-                    [&](const ServeHooks& hooks) {
-                      return serve_new(*request, hooks);
-                    });
+  return run_server(
+      options, options.add.foreground,
+      [&](const ServeHooks& hooks) { return serve_new(*request, hooks); });
 }
 
 }  // namespace ublk::cli

@@ -44,9 +44,10 @@ void define_attach(Arguments& command, Options& options) {
                "take the place of the attached program");
   command.flag("--no-inline", attach.no_inline,
                "never issue in the submitter's context");
-  command.flag("--inline-files", attach.inline_files,
-               "issue to regular files in the submitter's context even while the "
-               "device is mounted");
+  command.flag(
+      "--inline-files", attach.inline_files,
+      "issue to regular files in the submitter's context even while the "
+      "device is mounted");
   command.flag("--buffered", attach.buffered,
                "through the page cache, not O_DIRECT");
   command.footer(

@@ -19,8 +19,8 @@ int run_list(const Options& options) {
   if (!control) return report(control.error(), options.json);
   const StateStore states = StateStore::open_existing();
   const bool one = options.dev_id >= 0;
-  const auto ids = one ? std::vector{static_cast<uint32_t>(options.dev_id)}
-                       : device_ids();
+  const auto ids =
+      one ? std::vector{static_cast<uint32_t>(options.dev_id)} : device_ids();
   std::vector<Device> devices;
   for (const uint32_t dev_id : ids) {
     auto device = describe(*control, states, dev_id);

@@ -22,8 +22,7 @@ int run_probe(const Options& options) {
   for (const Feature& feature : found.features) {
     say(fmt("{:3} {:22} {}", feature.available ? "yes" : "no", feature.name,
             feature.needs));
-    if (!feature.available)
-      say(fmt("{:26} get it: {}", "", feature.how));
+    if (!feature.available) say(fmt("{:26} get it: {}", "", feature.how));
   }
   return kDone;
 }

@@ -50,10 +50,11 @@ class Messenger {
   // To the starter, or once it has gone to the system's log.
   void tell(const char* kind, const Error& error) {
     if (pipe_.valid())
-      send({{kind, {{"code", error.code()},
-                    {"message", error.message()},
-                    {"hint", error.hint_text()},
-                    {"detail", error.detail_text()}}}});
+      send({{kind,
+             {{"code", error.code()},
+              {"message", error.message()},
+              {"hint", error.hint_text()},
+              {"detail", error.detail_text()}}}});
     else
       ::syslog(LOG_DAEMON | LOG_ERR, "%s", error.line().c_str());
   }
@@ -109,8 +110,7 @@ UniqueFd settle_as_daemon(UniqueFd pipe) {
 int await(int pipe, bool as_json) {
   const UniqueFd fd(pipe);
   FILE* in = ::fdopen(::dup(fd.get()), "r");
-  if (!in)
-    return report(Error::sys(errno, "listening to the server"), as_json);
+  if (!in) return report(Error::sys(errno, "listening to the server"), as_json);
   char* line = nullptr;
   size_t size = 0;
   std::optional<int> status;
@@ -126,8 +126,10 @@ int await(int pipe, bool as_json) {
   ::free(line);
   ::fclose(in);
   return status ? *status
-                : report(Error::plain(ECHILD, "the server has died before the "
-                                              "device was live"), as_json);
+                : report(Error::plain(ECHILD,
+                                      "the server has died before the "
+                                      "device was live"),
+                         as_json);
 }
 
 int serve_in_foreground(
@@ -160,14 +162,11 @@ int run_server(const Options& options, bool foreground,
   }
   block_signals();
   Messenger messenger(settle_as_daemon(UniqueFd(ends[1])));
-  const auto done =
-      serve({.live =
-                 [&](const Device& device) {
-                   messenger.live(device.info.dev_id);
-                 },
-             .trouble = [&](const Error& error) {
-               messenger.tell("warning", error);
-             }});
+  const auto done = serve(
+      {.live =
+           [&](const Device& device) { messenger.live(device.info.dev_id); },
+       .trouble =
+           [&](const Error& error) { messenger.tell("warning", error); }});
   if (!done) messenger.tell("error", done.error());
   return done ? kDone : kFailed;
 }

@@ -65,14 +65,11 @@ json bpf_to_json(const Device& device) {
     for (const auto& [name, value] : attached->knobs)
       out["knobs"][name] = json::parse(value, nullptr, false);
   }
-  out["counters"] = {{"nr_attach", info.nr_attach},
-                     {"redirected", info.redirected},
-                     {"passed", info.passed},
-                     {"dropped", info.dropped},
-                     {"aborted", info.aborted},
-                     {"failed", info.failed},
-                     {"sqes", info.sqes},
-                     {"deferred", info.deferred}};
+  out["counters"] = {
+      {"nr_attach", info.nr_attach}, {"redirected", info.redirected},
+      {"passed", info.passed},       {"dropped", info.dropped},
+      {"aborted", info.aborted},     {"failed", info.failed},
+      {"sqes", info.sqes},           {"deferred", info.deferred}};
   out["pdu_bytes"] = info.pdu_bytes;
   out["refused"] = refused_to_json(info);
   out["last_refused"] = last_refused_to_json(info.last);
@@ -88,41 +85,41 @@ std::string upper(std::string_view text) {
 std::string bpf_text(const Device& device) {
   const ublk_bpf_info& info = *device.bpf;
   const AttachedState* attached = device.attached();
-  std::string text =
-      info.prog_id == 0 ? std::string("none attached")
-      : attached ? fmt("program {} id {} object {}", attached->program,
+  std::string text = info.prog_id == 0 ? std::string("none attached")
+                     : attached
+                         ? fmt("program {} id {} object {}", attached->program,
                                info.prog_id, attached->object)
-                 : fmt("program id {}", info.prog_id);
-  text += fmt(
-      ", redirected {} passed {} dropped {} aborted {} failed {}",
-      info.redirected, info.passed, info.dropped, info.aborted, info.failed);
+                         : fmt("program id {}", info.prog_id);
+  text += fmt(", redirected {} passed {} dropped {} aborted {} failed {}",
+              info.redirected, info.passed, info.dropped, info.aborted,
+              info.failed);
   std::string refused;
   for (uint32_t reason = 0; reason < UBLK_BPF_NR_REFUSED; reason++)
     if (info.refused[reason].count)
-      refused += fmt(" {} {}", reason_name(reason),
-                             info.refused[reason].count);
+      refused += fmt(" {} {}", reason_name(reason), info.refused[reason].count);
   return refused.empty() ? text : text + ", refused" + refused;
 }
 
 json device_to_json(const Device& device) {
   const ublksrv_ctrl_dev_info& info = device.info;
   const bool known = device.state.has_value();
-  json out = {{"dev_id", info.dev_id},
-              {"block", block_path(info.dev_id)},
-              {"char", char_path(info.dev_id)},
-              {"state", state_name(info.state)},
-              {"target", known ? json(device.state->target.type) : json(nullptr)},
-              {"files", known ? json(device.state->target.files) : json::array()},
-              {"nr_hw_queues", info.nr_hw_queues},
-              {"queue_depth", info.queue_depth},
-              {"size_bytes", device.size_bytes()},
-              {"block_size", device.block_bytes()},
-              {"max_io_bytes", uint64_t{device.params.basic.max_sectors} << 9},
-              {"read_only", device.read_only()},
-              {"recovery", recovery_name(info.flags)},
-              {"bpf_capable", (info.flags & UBLK_F_BPF) != 0},
-              {"server", nullptr},
-              {"bpf", nullptr}};
+  json out = {
+      {"dev_id", info.dev_id},
+      {"block", block_path(info.dev_id)},
+      {"char", char_path(info.dev_id)},
+      {"state", state_name(info.state)},
+      {"target", known ? json(device.state->target.type) : json(nullptr)},
+      {"files", known ? json(device.state->target.files) : json::array()},
+      {"nr_hw_queues", info.nr_hw_queues},
+      {"queue_depth", info.queue_depth},
+      {"size_bytes", device.size_bytes()},
+      {"block_size", device.block_bytes()},
+      {"max_io_bytes", uint64_t{device.params.basic.max_sectors} << 9},
+      {"read_only", device.read_only()},
+      {"recovery", recovery_name(info.flags)},
+      {"bpf_capable", (info.flags & UBLK_F_BPF) != 0},
+      {"server", nullptr},
+      {"bpf", nullptr}};
   if (device.server) out["server"] = server_to_json(*device.server);
   if (device.bpf) out["bpf"] = bpf_to_json(device);
   return out;
@@ -210,11 +207,11 @@ std::string device_text(const Device& device) {
     text += fmt("\ttarget {}", device.state->target.type);
     for (const auto& file : device.state->target.files) text += " " + file;
     text += fmt(" recovery {}{}\n", recovery_name(info.flags),
-                        device.read_only() ? " read-only" : "");
+                device.read_only() ? " read-only" : "");
   }
   if (const auto& server = device.server)
-    text += fmt("\tserver: wakeups {} cpu {} ns threads {}\n",
-                        server->wakeups, server->cpu_ns, server->threads);
+    text += fmt("\tserver: wakeups {} cpu {} ns threads {}\n", server->wakeups,
+                server->cpu_ns, server->threads);
   if (device.bpf) text += fmt("\tbpf: {}\n", bpf_text(device));
   text.pop_back();
   return text;

@@ -91,14 +91,14 @@ int ControlDevice::execute_here(const ControlCommand& command,
       io_uring_cqe_seen(ring_.get(), cqe);
       return ret;
     }
-    if (ret == -ETIME) tick();
-    else if (ret != -EINTR && ret != -EAGAIN) return ret;
+    if (ret == -ETIME)
+      tick();
+    else if (ret != -EINTR && ret != -EAGAIN)
+      return ret;
   }
 }
 
-Result<Control> Control::open() {
-  return Control(TRY(ControlDevice::open()));
-}
+Result<Control> Control::open() { return Control(TRY(ControlDevice::open())); }
 
 Result<int> Control::run(std::string_view name, const ControlCommand& command,
                          const ControlTick& tick) {
@@ -114,57 +114,68 @@ Result<int> Control::run(std::string_view name, const ControlCommand& command,
 
 Result<uint64_t> Control::features() {
   uint64_t features = 0;
-  auto done = run("asking ublk for its features",
-                  {.op = UBLK_U_CMD_GET_FEATURES, .dev_id = ~0U,
-                   .arg = &features, .arg_bytes = UBLK_FEATURES_LEN});
-  if (!done && (done.error().code() == EOPNOTSUPP ||
-                done.error().code() == EINVAL))
+  auto done =
+      run("asking ublk for its features", {.op = UBLK_U_CMD_GET_FEATURES,
+                                           .dev_id = ~0U,
+                                           .arg = &features,
+                                           .arg_bytes = UBLK_FEATURES_LEN});
+  if (!done &&
+      (done.error().code() == EOPNOTSUPP || done.error().code() == EINVAL))
     return 0;
   if (!done) return std::unexpected(std::move(done).error());
   return features;
 }
 
 Result<void> Control::add(ublksrv_ctrl_dev_info& info) {
-  TRY(run("add", {.op = UBLK_U_CMD_ADD_DEV, .dev_id = info.dev_id,
-                  .arg = &info, .arg_bytes = sizeof(info)}));
+  TRY(run("add", {.op = UBLK_U_CMD_ADD_DEV,
+                  .dev_id = info.dev_id,
+                  .arg = &info,
+                  .arg_bytes = sizeof(info)}));
   return {};
 }
 
 Result<void> Control::set_params(uint32_t dev_id, ublk_params& params) {
   params.len = sizeof(params);
-  TRY(run("setting the parameters",
-          {.op = UBLK_U_CMD_SET_PARAMS, .dev_id = dev_id, .arg = &params,
-           .arg_bytes = sizeof(params)}));
+  TRY(run("setting the parameters", {.op = UBLK_U_CMD_SET_PARAMS,
+                                     .dev_id = dev_id,
+                                     .arg = &params,
+                                     .arg_bytes = sizeof(params)}));
   return {};
 }
 
 Result<ublk_params> Control::params(uint32_t dev_id) {
   ublk_params params{};
   params.len = sizeof(params);
-  TRY(run("getting the parameters",
-          {.op = UBLK_U_CMD_GET_PARAMS, .dev_id = dev_id, .arg = &params,
-           .arg_bytes = sizeof(params)}));
+  TRY(run("getting the parameters", {.op = UBLK_U_CMD_GET_PARAMS,
+                                     .dev_id = dev_id,
+                                     .arg = &params,
+                                     .arg_bytes = sizeof(params)}));
   return params;
 }
 
 Result<ublksrv_ctrl_dev_info> Control::info(uint32_t dev_id) {
   ublksrv_ctrl_dev_info info{};
-  TRY(run("looking it up", {.op = UBLK_U_CMD_GET_DEV_INFO, .dev_id = dev_id,
-                            .arg = &info, .arg_bytes = sizeof(info)}));
+  TRY(run("looking it up", {.op = UBLK_U_CMD_GET_DEV_INFO,
+                            .dev_id = dev_id,
+                            .arg = &info,
+                            .arg_bytes = sizeof(info)}));
   return info;
 }
 
 Result<cpu_set_t> Control::queue_affinity(uint32_t dev_id, uint16_t q_id) {
   cpu_set_t cpus;
   CPU_ZERO(&cpus);
-  TRY(run("getting the CPUs of a queue",
-          {.op = UBLK_U_CMD_GET_QUEUE_AFFINITY, .dev_id = dev_id, .arg = &cpus,
-           .arg_bytes = sizeof(cpus), .data = q_id}));
+  TRY(run("getting the CPUs of a queue", {.op = UBLK_U_CMD_GET_QUEUE_AFFINITY,
+                                          .dev_id = dev_id,
+                                          .arg = &cpus,
+                                          .arg_bytes = sizeof(cpus),
+                                          .data = q_id}));
   return cpus;
 }
 
 Result<void> Control::start(uint32_t dev_id, pid_t server) {
-  TRY(run("start", {.op = UBLK_U_CMD_START_DEV, .dev_id = dev_id,
+  TRY(run("start", {.op = UBLK_U_CMD_START_DEV,
+                    .dev_id = dev_id,
                     .data = static_cast<uint64_t>(server)}));
   return {};
 }
@@ -186,17 +197,19 @@ Result<void> Control::start_recovery(uint32_t dev_id) {
 }
 
 Result<void> Control::end_recovery(uint32_t dev_id, pid_t server) {
-  TRY(run("end of recovery",
-          {.op = UBLK_U_CMD_END_USER_RECOVERY, .dev_id = dev_id,
-           .data = static_cast<uint64_t>(server)}));
+  TRY(run("end of recovery", {.op = UBLK_U_CMD_END_USER_RECOVERY,
+                              .dev_id = dev_id,
+                              .data = static_cast<uint64_t>(server)}));
   return {};
 }
 
 Result<void> Control::attach_bpf(uint32_t dev_id,
                                  const ublk_bpf_attach& attach) {
   ublk_bpf_attach arg = attach;
-  TRY(run("attach", {.op = UBLK_U_CMD_ATTACH_BPF, .dev_id = dev_id,
-                     .arg = &arg, .arg_bytes = sizeof(arg)}));
+  TRY(run("attach", {.op = UBLK_U_CMD_ATTACH_BPF,
+                     .dev_id = dev_id,
+                     .arg = &arg,
+                     .arg_bytes = sizeof(arg)}));
   return {};
 }
 
@@ -207,9 +220,10 @@ Result<void> Control::detach_bpf(uint32_t dev_id) {
 
 Result<ublk_bpf_info> Control::bpf_info(uint32_t dev_id) {
   ublk_bpf_info info{};
-  TRY(run("getting its BPF counters",
-          {.op = UBLK_U_CMD_GET_BPF_INFO, .dev_id = dev_id, .arg = &info,
-           .arg_bytes = sizeof(info)}));
+  TRY(run("getting its BPF counters", {.op = UBLK_U_CMD_GET_BPF_INFO,
+                                       .dev_id = dev_id,
+                                       .arg = &info,
+                                       .arg_bytes = sizeof(info)}));
   return info;
 }
 

@@ -19,11 +19,11 @@ namespace ublk {
 
 // One control command, as struct ublksrv_ctrl_cmd has it.
 struct ControlCommand {
-  uint32_t op;           // UBLK_U_CMD_*
+  uint32_t op;  // UBLK_U_CMD_*
   uint32_t dev_id;
-  void* arg = nullptr;   // ->addr
+  void* arg = nullptr;  // ->addr
   uint16_t arg_bytes = 0;
-  uint64_t data = 0;     // ->data[0]
+  uint64_t data = 0;  // ->data[0]
 };
 
 // Called about every `kTickPeriod` while a command is under way.

@@ -18,17 +18,17 @@ namespace {
 
 Error no_bpf(const Device& device, Face face) {
   const std::string name = device_name(device.info.dev_id);
-  const std::string served = fmt(
-      "{} is still served, by its server", name);
+  const std::string served = fmt("{} is still served, by its server", name);
   if (face == Face::none)
     return Error::plain(EOPNOTSUPP,
-                        name + ": this kernel has no BPF part of ublk, neither "
-                               "BPF_PROG_TYPE_UBLK nor the replacement "
-                               "ublk_drv module")
+                        name +
+                            ": this kernel has no BPF part of ublk, neither "
+                            "BPF_PROG_TYPE_UBLK nor the replacement "
+                            "ublk_drv module")
         .hint(served + "; ublk-bpf probe tells how to get one");
   return Error::plain(EOPNOTSUPP, name + ": was added without BPF")
-      .hint(fmt("{}; ublk-bpf del -n {}, and add it without --no-bpf",
-                        served, device.info.dev_id));
+      .hint(fmt("{}; ublk-bpf del -n {}, and add it without --no-bpf", served,
+                device.info.dev_id));
 }
 
 // What can be said without looking at the object.
@@ -39,9 +39,9 @@ Result<void> check_device(const Device& device, const FaceInfo& face,
   const bool replace = request.flags & UBLK_BPF_ATTACH_F_REPLACE;
   if (device.bpf->prog_id && !replace)
     return std::unexpected(
-        Error::plain(EBUSY, fmt("{}: has a program attached, id {}",
-                                        device_name(request.dev_id),
-                                        device.bpf->prog_id))
+        Error::plain(EBUSY,
+                     fmt("{}: has a program attached, id {}",
+                         device_name(request.dev_id), device.bpf->prog_id))
             .hint("--replace takes its place"));
   if (request.files.size() > UBLK_BPF_MAX_FILES)
     return fail(E2BIG, "{}: {} files, a program can have {} at most",
@@ -55,17 +55,15 @@ Result<void> check_device(const Device& device, const FaceInfo& face,
 Result<void> check_file(const Device& device, const Backing& file) {
   const uint32_t dev_id = device.info.dev_id;
   const ublk_param_devt& devt = device.params.devt;
-  if (file.is_block &&
-      file.rdev == makedev(devt.disk_major, devt.disk_minor))
+  if (file.is_block && file.rdev == makedev(devt.disk_major, devt.disk_minor))
     return fail(EINVAL, "{}: is {} itself, which cannot be its own file",
                 file.path, device_name(dev_id));
   if (file.direct && file.offset_align > device.block_bytes())
     return std::unexpected(
-        Error::plain(EINVAL,
-                     fmt("{}: its direct I/O needs blocks of {} bytes, "
-                                 "{} has blocks of {}", file.path,
-                                 file.offset_align, device_name(dev_id),
-                                 device.block_bytes()))
+        Error::plain(EINVAL, fmt("{}: its direct I/O needs blocks of {} bytes, "
+                                 "{} has blocks of {}",
+                                 file.path, file.offset_align,
+                                 device_name(dev_id), device.block_bytes()))
             .hint("--buffered, or add the device with --block-size"));
   return {};
 }
@@ -99,8 +97,7 @@ Result<void> set_knobs(Knobs& knobs, const Device& device,
   if (!offset_given && request.files.empty() && device.state &&
       device.state->target.offset_bytes && knobs.get("offset"))
     TRY_IN(request.object,
-           knobs.set("offset",
-                     fmt("{}", device.state->target.offset_bytes)));
+           knobs.set("offset", fmt("{}", device.state->target.offset_bytes)));
   return {};
 }
 
@@ -166,8 +163,7 @@ Result<std::chrono::nanoseconds> attach_program(Control& control,
 Result<void> detach_program(Control& control, const StateStore& states,
                             uint32_t dev_id) {
   const Device device = TRY(describe(control, states, dev_id));
-  if (!device.bpf)
-    return std::unexpected(no_bpf(device, detect_face().face));
+  if (!device.bpf) return std::unexpected(no_bpf(device, detect_face().face));
   auto done = control.detach_bpf(dev_id);
   if (!done && done.error().code() == ENOENT)
     return fail(ENOENT, "{}: has no program attached", device_name(dev_id));

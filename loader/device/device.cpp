@@ -119,7 +119,8 @@ std::optional<ServerStats> server_stats(pid_t pid) {
       stats.wakeups += status_value(*status, "voluntary_ctxt_switches");
   }
   if (!ec && stats.threads == 0) return std::nullopt;
-  // With the threads that have ended: the kernel's io_uring workers come and go.
+  // With the threads that have ended: the kernel's io_uring workers come and
+  // go.
   clockid_t clock;
   timespec time{};
   if (::clock_getcpuclockid(pid, &clock) == 0 &&
@@ -164,7 +165,8 @@ Result<void> remove_device(Control& control, const StateStore& states,
   // The server may have been told to end too, and have deleted it itself.
   if (!removed && removed.error().code() != ENODEV) return removed;
   if (!wait_gone(server, patience))
-    return fail(EBUSY, "{}: is deleted, but its server, process {}, does not end",
+    return fail(EBUSY,
+                "{}: is deleted, but its server, process {}, does not end",
                 device_name(dev_id), info->ublksrv_pid);
   return states.remove(dev_id, state ? state->instance : "");
 }

@@ -29,9 +29,7 @@ struct Device {
   std::optional<ServerStats> server;  // of a server that lives
   std::optional<ublk_bpf_info> bpf;   // of a device added with UBLK_F_BPF
 
-  bool read_only() const {
-    return params.basic.attrs & UBLK_ATTR_READ_ONLY;
-  }
+  bool read_only() const { return params.basic.attrs & UBLK_ATTR_READ_ONLY; }
   uint32_t block_bytes() const { return 1U << params.basic.logical_bs_shift; }
   uint64_t size_bytes() const { return params.basic.dev_sectors << 9; }
   // Of the program that is attached, if this program attached it.

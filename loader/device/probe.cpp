@@ -47,7 +47,8 @@ std::string bpf_how(const FaceInfo& face, uint64_t features) {
   if (face.face == Face::none) return kBpfHow;
   if (!face.has_kfunc)
     return "the module has lost its BTF: build it where vmlinux and pahole are";
-  if (!(features & UBLK_F_BPF)) return "load the ublk_drv that has the BPF part";
+  if (!(features & UBLK_F_BPF))
+    return "load the ublk_drv that has the BPF part";
   return {};
 }
 
@@ -88,27 +89,28 @@ Probe probe() {
                              .available = asked.has_value(),
                              .needs = "the driver ublk_drv, and root",
                              .how = no_features});
-  result.features.push_back({.name = "btf",
-                             .available = result.face.has_btf,
-                             .needs = "CONFIG_DEBUG_INFO_BTF",
-                             .how = result.face.has_btf
-                                        ? ""
-                                        : "a kernel with CONFIG_DEBUG_INFO_BTF"});
+  result.features.push_back(
+      {.name = "btf",
+       .available = result.face.has_btf,
+       .needs = "CONFIG_DEBUG_INFO_BTF",
+       .how =
+           result.face.has_btf ? "" : "a kernel with CONFIG_DEBUG_INFO_BTF"});
   const std::string how = bpf_how(result.face, features);
   result.features.push_back(
       {.name = "bpf",
        .available = how.empty(),
        .needs = "BPF_PROG_TYPE_UBLK or struct ublk_bpf_ops, and "
                 "bpf_ublk_queue_sqe()",
-       .how = how.empty() || no_features.empty() || result.face.face == Face::none
-                  ? how
-                  : no_features});
+       .how =
+           how.empty() || no_features.empty() || result.face.face == Face::none
+               ? how
+               : no_features});
   for (const FlagFeature& flag : kFlags) {
     const bool available = features & flag.flag;
     std::string get;
     if (!available)
-      get = no_features.empty() ? "a newer kernel's ublk_drv"
-                                : "see ublk above";
+      get =
+          no_features.empty() ? "a newer kernel's ublk_drv" : "see ublk above";
     result.features.push_back({.name = flag.name,
                                .available = available,
                                .needs = fmt("ublk_drv: {}", flag.what),

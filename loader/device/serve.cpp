@@ -37,8 +37,7 @@ struct Workplace {
     Control control = TRY(Control::open());
     StateStore states = TRY(StateStore::open());
     UniqueFd dev_dir = TRY(UniqueFd::open("/dev", O_PATH | O_DIRECTORY));
-    return Workplace{std::move(control), std::move(states),
-                     std::move(dev_dir)};
+    return Workplace{std::move(control), std::move(states), std::move(dev_dir)};
   }
 };
 
@@ -48,8 +47,7 @@ struct Workplace {
 Result<UniqueFd> open_char(const UniqueFd& dev_dir, uint32_t dev_id) {
   const auto until = steady_clock::now() + kNodeWait;
   for (;;) {
-    auto fd = UniqueFd::open_at(dev_dir.get(), fmt("ublkc{}", dev_id),
-                                O_RDWR);
+    auto fd = UniqueFd::open_at(dev_dir.get(), fmt("ublkc{}", dev_id), O_RDWR);
     const int code = fd ? 0 : fd.error().code();
     if ((code != ENOENT && code != EBUSY) || steady_clock::now() > until)
       return fd;
@@ -57,8 +55,8 @@ Result<UniqueFd> open_char(const UniqueFd& dev_dir, uint32_t dev_id) {
   }
 }
 
-Result<std::vector<cpu_set_t>> queue_cpus(
-    Control& control, const ublksrv_ctrl_dev_info& info) {
+Result<std::vector<cpu_set_t>> queue_cpus(Control& control,
+                                          const ublksrv_ctrl_dev_info& info) {
   std::vector<cpu_set_t> cpus;
   for (uint16_t q = 0; q < info.nr_hw_queues; q++)
     cpus.push_back(TRY(control.queue_affinity(info.dev_id, q)));
@@ -81,7 +79,8 @@ uint64_t flags_of(const AddRequest& request, uint64_t features) {
 // deletes it.
 class NewDevice {
  public:
-  NewDevice(Workplace& place, uint32_t dev_id) : place_(place), dev_id_(dev_id) {}
+  NewDevice(Workplace& place, uint32_t dev_id)
+      : place_(place), dev_id_(dev_id) {}
   NewDevice(const NewDevice&) = delete;
   ~NewDevice() {
     if (kept_) return;
@@ -105,8 +104,8 @@ Result<std::unique_ptr<Server>> make_server(Workplace& place, Target target,
                                             const ublksrv_ctrl_dev_info& info) {
   UniqueFd char_fd = TRY(open_char(place.dev_dir, info.dev_id));
   const auto cpus = TRY(queue_cpus(place.control, info));
-  return Server::create(std::move(target), std::move(char_fd),
-                        info.queue_depth, info.max_io_buf_bytes, cpus);
+  return Server::create(std::move(target), std::move(char_fd), info.queue_depth,
+                        info.max_io_buf_bytes, cpus);
 }
 
 // What protects against waiting for oneself. Not having the right to it is
@@ -202,10 +201,9 @@ Result<void> begin_recovery(Control& control, uint32_t dev_id) {
   const auto info = TRY(control.info(dev_id));
   if (!(info.flags & UBLK_F_USER_RECOVERY))
     return std::unexpected(
-        Error::plain(EINVAL, fmt("{}: was added without recovery",
-                                         device_name(dev_id)))
-            .hint(fmt("ublk-bpf del -n {}, and -r 1 at the next add",
-                              dev_id)));
+        Error::plain(EINVAL,
+                     fmt("{}: was added without recovery", device_name(dev_id)))
+            .hint(fmt("ublk-bpf del -n {}, and -r 1 at the next add", dev_id)));
   const auto until = steady_clock::now() + kRecoveryWait;
   for (;;) {
     auto begun = control.start_recovery(dev_id);
@@ -231,7 +229,8 @@ Result<void> serve_recovered(uint32_t dev_id, const ServeHooks& hooks) {
   TRY(place.control.info(dev_id));
   auto state = place.states.load(dev_id);
   if (!state)
-    return std::unexpected(std::move(state).error()
+    return std::unexpected(std::move(state)
+                               .error()
                                .in(device_name(dev_id))
                                .hint("only ublk-bpf's own devices can be "
                                      "recovered"));
@@ -239,8 +238,8 @@ Result<void> serve_recovered(uint32_t dev_id, const ServeHooks& hooks) {
   settle(hooks);
   TRY(begin_recovery(place.control, dev_id));
   const auto info = TRY(place.control.info(dev_id));
-  auto server = TRY_IN(device_name(dev_id),
-                       make_server(place, std::move(target), info));
+  auto server =
+      TRY_IN(device_name(dev_id), make_server(place, std::move(target), info));
   auto started = server->start();
   if (started) started = place.control.end_recovery(dev_id, ::getpid());
   auto live = started ? describe(place.control, place.states, dev_id)

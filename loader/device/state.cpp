@@ -109,8 +109,8 @@ Result<DeviceState> StateStore::load(uint32_t dev_id) const {
 }
 
 Result<UniqueFd> StateStore::lock() const {
-  UniqueFd fd = TRY_IN(dir_, UniqueFd::open_at(fd_.get(), "lock",
-                                               O_RDWR | O_CREAT, 0600));
+  UniqueFd fd = TRY_IN(
+      dir_, UniqueFd::open_at(fd_.get(), "lock", O_RDWR | O_CREAT, 0600));
   while (::flock(fd.get(), LOCK_EX) != 0)
     if (errno != EINTR) return fail_sys(errno, "{}/lock: flock", dir_);
   return fd;
@@ -131,8 +131,8 @@ Result<void> StateStore::set_attached(
   if (!state && state.error().code() == ENOENT) return {};
   if (!state) return std::unexpected(std::move(state).error());
   state->attached = std::move(attached);
-  TRY_IN(dir_, replace_text_at(fd_.get(), file_name(dev_id),
-                               state_to_json(*state)));
+  TRY_IN(dir_,
+         replace_text_at(fd_.get(), file_name(dev_id), state_to_json(*state)));
   return {};
 }
 

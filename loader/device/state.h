@@ -20,8 +20,8 @@ inline constexpr int kStateVersion = 1;
 struct AttachedState {
   uint32_t prog_id = 0;  // the rest is valid while the kernel has the same
   std::string program;
-  std::string object;              // absolute path
-  std::vector<std::string> files;  // absolute paths
+  std::string object;                        // absolute path
+  std::vector<std::string> files;            // absolute paths
   std::map<std::string, std::string> knobs;  // JSON values
 };
 

@@ -60,9 +60,12 @@ FaceInfo detect_face() {
 
 std::string_view face_name(Face face) {
   switch (face) {
-    case Face::program_type: return "program_type";
-    case Face::struct_ops: return "struct_ops";
-    case Face::none: break;
+    case Face::program_type:
+      return "program_type";
+    case Face::struct_ops:
+      return "struct_ops";
+    case Face::none:
+      break;
   }
   return "none";
 }

@@ -17,9 +17,9 @@ enum class Face {
 
 struct FaceInfo {
   Face face = Face::none;
-  uint32_t prog_type = 0;   // value of BPF_PROG_TYPE_UBLK
-  bool has_kfunc = false;   // bpf_ublk_queue_sqe()
-  bool has_btf = false;     // of vmlinux; without it nothing can be told
+  uint32_t prog_type = 0;  // value of BPF_PROG_TYPE_UBLK
+  bool has_kfunc = false;  // bpf_ublk_queue_sqe()
+  bool has_btf = false;    // of vmlinux; without it nothing can be told
 };
 
 // From the kernel's own BTF, never from its version.

@@ -70,8 +70,8 @@ Result<uint64_t> parse_magnitude(std::string_view text) {
     return parse_size(text);
   uint64_t value = 0;
   const std::string_view digits = text.substr(2);
-  const auto [end, ec] = std::from_chars(
-      digits.data(), digits.data() + digits.size(), value, 16);
+  const auto [end, ec] =
+      std::from_chars(digits.data(), digits.data() + digits.size(), value, 16);
   if (ec == std::errc::result_out_of_range)
     return fail(ERANGE, "{} is too large", text);
   if (ec != std::errc() || end != digits.data() + digits.size())
@@ -149,8 +149,8 @@ Result<void> Knobs::set(std::string_view name, std::string_view value) {
   if (!knob) {
     std::string names;
     for (const Knob& k : knobs_)
-      names += fmt("{}{} ({})", names.empty() ? "" : ", ", k.name,
-                           knob_type(k));
+      names +=
+          fmt("{}{} ({})", names.empty() ? "" : ", ", k.name, knob_type(k));
     auto error = Error::plain(ENOENT, fmt("no knob '{}'", name));
     return std::unexpected(std::move(error).hint(
         names.empty() ? "this object has none" : "there are: " + names));
@@ -181,8 +181,7 @@ std::map<std::string, std::string> Knobs::values() const {
       out[knob.name] = bits ? "true" : "false";
     } else if (knob.is_signed) {
       const unsigned shift = 64 - knob.size_bytes * 8;
-      out[knob.name] =
-          fmt("{}", static_cast<int64_t>(bits << shift) >> shift);
+      out[knob.name] = fmt("{}", static_cast<int64_t>(bits << shift) >> shift);
     } else {
       out[knob.name] = fmt("{}", bits);
     }
@@ -192,9 +191,12 @@ std::map<std::string, std::string> Knobs::values() const {
 
 std::string knob_type(const Knob& knob) {
   switch (knob.kind) {
-    case Knob::Kind::boolean: return "bool";
-    case Knob::Kind::enumeration: return "enum";
-    case Knob::Kind::integer: break;
+    case Knob::Kind::boolean:
+      return "bool";
+    case Knob::Kind::enumeration:
+      return "enum";
+    case Knob::Kind::integer:
+      break;
   }
   return fmt("{}{}", knob.is_signed ? 's' : 'u', knob.size_bytes * 8);
 }

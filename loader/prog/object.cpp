@@ -39,7 +39,7 @@ std::string join_lines(const std::vector<std::string>& lines) {
 // libbpf says of anything but a BPF object only that its format is wrong.
 Result<void> check_elf(const std::string& path) {
   const UniqueFd fd = TRY(UniqueFd::open(path, O_RDONLY));
-  struct stat st{};
+  struct stat st {};
   if (::fstat(fd.get(), &st) == 0 && S_ISDIR(st.st_mode))
     return fail(EISDIR, "{}: is a directory, not a BPF object", path);
   Elf64_Ehdr header{};
@@ -69,9 +69,9 @@ std::string missing_in_kernel(const std::vector<std::string>& lines) {
 }
 
 bool wants_newer_kernel(std::string_view cause) {
-  for (std::string_view sign : {"unknown func", "invalid func",
-                                "calling invalid kernel function",
-                                "kernel function call is not supported"})
+  for (std::string_view sign :
+       {"unknown func", "invalid func", "calling invalid kernel function",
+        "kernel function call is not supported"})
     if (cause.contains(sign)) return true;
   return false;
 }
@@ -86,8 +86,8 @@ Error load_error(const std::string& object, const std::string& program,
   if (const auto cause = verifier_cause(log); !cause.empty()) {
     // ENOSPC is about the log only.
     auto error =
-        Error::plain(code == ENOSPC ? EINVAL : code, fmt("{}: refused by the verifier: {}", where,
-                                       cause))
+        Error::plain(code == ENOSPC ? EINVAL : code,
+                     fmt("{}: refused by the verifier: {}", where, cause))
             .detail(log);
     return wants_newer_kernel(cause) ? std::move(error).hint(kNewerHint)
                                      : error;
@@ -110,7 +110,8 @@ std::string verifier_cause(const std::string& log) {
   std::istringstream in(log);
   std::string cause;
   for (std::string line; std::getline(in, line);) {
-    if (line.starts_with("processed ") || line.starts_with("verification time") ||
+    if (line.starts_with("processed ") ||
+        line.starts_with("verification time") ||
         line.starts_with("stack depth") || line.starts_with("-- "))
       continue;
     if (line.find_first_not_of(" \t") != std::string::npos) cause = line;
@@ -126,9 +127,10 @@ ProgramObject::ProgramObject(std::string path, const FaceInfo& face,
                              bpf_object* object)
     : path_(std::move(path)), face_(face), object_(object) {
   bpf_program* program;
-  bpf_object__for_each_program(program, object)
-    if (std::string_view(bpf_program__section_name(program)) == kSection)
-      programs_.emplace_back(bpf_program__name(program));
+  bpf_object__for_each_program(
+      program,
+      object) if (std::string_view(bpf_program__section_name(program)) ==
+                  kSection) programs_.emplace_back(bpf_program__name(program));
   bpf_map* map;
   bpf_object__for_each_map(map, object) {
     if (!std::string_view(bpf_map__name(map)).ends_with(".rodata")) continue;
@@ -153,8 +155,9 @@ Result<ProgramObject> ProgramObject::open(const std::string& path,
   const LibbpfLog log;
   bpf_object* object = bpf_object__open_file(path.c_str(), nullptr);
   if (!object) {
-    auto error = Error::plain(ENOEXEC, path + ": is no BPF object that libbpf "
-                                              "can read");
+    auto error = Error::plain(ENOEXEC, path +
+                                           ": is no BPF object that libbpf "
+                                           "can read");
     if (!log.lines().empty())
       error = std::move(error).hint(log.lines().front());
     if (log.lines().size() > 1)
@@ -172,15 +175,14 @@ Result<std::string> ProgramObject::choose(const std::string& name) const {
   if (name.empty()) {
     if (programs_.size() == 1) return programs_.front();
     return std::unexpected(
-        Error::plain(EINVAL, fmt("{}: has {} ublk programs", path_,
-                                         programs_.size()))
+        Error::plain(EINVAL,
+                     fmt("{}: has {} ublk programs", path_, programs_.size()))
             .hint("name one with --prog: " + join(programs_)));
   }
   for (const auto& program : programs_)
     if (program == name) return name;
   return std::unexpected(
-      Error::plain(ENOENT, fmt("{}: has no ublk program '{}'", path_,
-                                       name))
+      Error::plain(ENOENT, fmt("{}: has no ublk program '{}'", path_, name))
           .hint("there are: " + join(programs_)));
 }
 
@@ -189,7 +191,7 @@ Result<bpf_program*> ProgramObject::select(const std::string& program) {
   bpf_object* object = object_.get();
   bpf_program* each;
   bpf_object__for_each_program(each, object)
-    bpf_program__set_autoload(each, false);
+      bpf_program__set_autoload(each, false);
   const bool struct_ops = face_.face == Face::struct_ops;
   const std::string wanted_map = program + "_ops";
   bool found_map = false;
@@ -205,9 +207,9 @@ Result<bpf_program*> ProgramObject::select(const std::string& program) {
   bpf_program* chosen = bpf_object__find_program_by_name(object, name.c_str());
   if (!chosen || (struct_ops && !found_map))
     return std::unexpected(
-        Error::plain(ENOENT,
-                     fmt("{}: program {} has no struct_ops part, which "
-                                 "this kernel's ublk_drv needs", path_, program))
+        Error::plain(ENOENT, fmt("{}: program {} has no struct_ops part, which "
+                                 "this kernel's ublk_drv needs",
+                                 path_, program))
             .hint("define it with UBLK_BPF(name) of ublk/ublk.bpf.h"));
   bpf_program__set_autoload(chosen, true);
   return chosen;
@@ -230,7 +232,9 @@ Result<void> ProgramObject::load(const std::string& program) {
   return {};
 }
 
-int ProgramObject::fd() const { return loaded_ ? bpf_program__fd(loaded_) : -1; }
+int ProgramObject::fd() const {
+  return loaded_ ? bpf_program__fd(loaded_) : -1;
+}
 
 Result<uint32_t> ProgramObject::id() const {
   bpf_prog_info info{};

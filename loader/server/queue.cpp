@@ -33,12 +33,13 @@ Result<void> Queue::map() {
   const size_t desc_bytes = sizeof(ublksrv_io_desc);
   const off_t off =
       UBLKSRV_CMD_BUF_OFFSET +
-      static_cast<off_t>(config_.q_id *
-                         round_up(UBLK_MAX_QUEUE_DEPTH * desc_bytes, kPageBytes));
-  descs_ = TRY_IN("io descriptors",
-                  MmapRegion::map_file(
-                      config_.char_fd, off,
-                      round_up(config_.depth * desc_bytes, kPageBytes)));
+      static_cast<off_t>(
+          config_.q_id *
+          round_up(UBLK_MAX_QUEUE_DEPTH * desc_bytes, kPageBytes));
+  descs_ = TRY_IN(
+      "io descriptors",
+      MmapRegion::map_file(config_.char_fd, off,
+                           round_up(config_.depth * desc_bytes, kPageBytes)));
   // Untouched memory costs nothing, so a deep queue of large buffers is only
   // as large as its use.
   const size_t stride = round_up(config_.max_io_bytes, kPageBytes);
@@ -73,7 +74,8 @@ Result<void> Queue::fetch_all() {
     prepare_command(sqe, UBLK_U_IO_FETCH_REQ, tag, 0);
   }
   const int ret = io_uring_submit(ring_.get());
-  if (ret < 0) return fail_sys(errno_of(ret), "fetch of {} tags", config_.depth);
+  if (ret < 0)
+    return fail_sys(errno_of(ret), "fetch of {} tags", config_.depth);
   // What the driver refuses it refuses at once.
   io_uring_cqe* cqe = nullptr;
   if (io_uring_peek_cqe(ring_.get(), &cqe) == 0)
@@ -92,9 +94,9 @@ void Queue::handle(uint64_t user_data, int res) {
   }
   const Target& target = *config_.target;
   io_uring_sqe* sqe = io_uring_get_sqe(ring_.get());
-  const std::optional<int> result =
-      user_data & kTargetBit ? target.ops->done(target, io, res, sqe)
-                             : target.ops->start(target, io, sqe);
+  const std::optional<int> result = user_data & kTargetBit
+                                        ? target.ops->done(target, io, res, sqe)
+                                        : target.ops->start(target, io, sqe);
   if (result)
     prepare_command(sqe, UBLK_U_IO_COMMIT_AND_FETCH_REQ, tag, *result);
   else

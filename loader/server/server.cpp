@@ -35,15 +35,15 @@ void Server::serve(size_t index) {
   if (CPU_COUNT(&config.cpus))
     ::pthread_setaffinity_np(::pthread_self(), sizeof(config.cpus),
                              &config.cpus);
-  ::pthread_setname_np(
-      ::pthread_self(),
-      fmt("{}{}", kQueueThreadPrefix, config.q_id).c_str());
+  ::pthread_setname_np(::pthread_self(),
+                       fmt("{}{}", kQueueThreadPrefix, config.q_id).c_str());
   {
     auto queue = Queue::create(config);
     if (!queue) self.setup_error = std::move(queue).error();
     fetched_->count_down();
     if (queue)
-      if (auto ran = queue->run(); !ran) self.run_error = std::move(ran).error();
+      if (auto ran = queue->run(); !ran)
+        self.run_error = std::move(ran).error();
   }
   ::eventfd_write(ended_.get(), 1);
 }
@@ -63,8 +63,8 @@ Result<void> Server::start() {
   fetched_->wait();
   for (size_t i = 0; i < threads_.size(); i++)
     if (threads_[i].setup_error)
-      return std::unexpected(Error(*threads_[i].setup_error)
-                                 .in(fmt("queue {}", i)));
+      return std::unexpected(
+          Error(*threads_[i].setup_error).in(fmt("queue {}", i)));
   return {};
 }
 
@@ -73,8 +73,8 @@ Result<void> Server::join() {
     if (entry.thread.joinable()) entry.thread.join();
   for (size_t i = 0; i < threads_.size(); i++)
     if (threads_[i].run_error)
-      return std::unexpected(Error(*threads_[i].run_error)
-                                 .in(fmt("queue {}", i)));
+      return std::unexpected(
+          Error(*threads_[i].run_error).in(fmt("queue {}", i)));
   return {};
 }
 

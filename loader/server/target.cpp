@@ -53,7 +53,8 @@ void set_basic_params(Target& target, uint64_t size_bytes,
   basic.io_min_shift = shift;
   basic.io_opt_shift = shift;
   basic.max_sectors = target.spec.max_io_bytes >> kSectorShift;
-  basic.dev_sectors = (size_bytes & ~(uint64_t{block_bytes} - 1)) >> kSectorShift;
+  basic.dev_sectors =
+      (size_bytes & ~(uint64_t{block_bytes} - 1)) >> kSectorShift;
 }
 
 }  // namespace ublk

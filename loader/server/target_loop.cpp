@@ -20,17 +20,17 @@ namespace {
 
 Result<uint32_t> choose_block(const Target& target, const Backing& backing) {
   const uint32_t least = std::max<uint32_t>(512, backing.offset_align);
-  const uint32_t block = target.spec.block_bytes ? target.spec.block_bytes : least;
+  const uint32_t block =
+      target.spec.block_bytes ? target.spec.block_bytes : least;
   if (least > 4096)
     return std::unexpected(
         Error::plain(EINVAL, fmt("{}: its direct I/O needs blocks of "
-                                         "{} bytes, the most is 4096",
-                                         backing.path, least))
+                                 "{} bytes, the most is 4096",
+                                 backing.path, least))
             .hint("--buffered has no such need"));
   if (block < least)
     return std::unexpected(
-        Error::plain(EINVAL,
-                     fmt("{}: its direct I/O needs blocks of {} bytes, "
+        Error::plain(EINVAL, fmt("{}: its direct I/O needs blocks of {} bytes, "
                                  "--block-size is {}",
                                  backing.path, least, block))
             .hint(fmt("--block-size {}, or --buffered", least)));
@@ -45,7 +45,8 @@ Result<uint64_t> choose_size(const Target& target, const Backing& backing,
   const TargetSpec& spec = target.spec;
   if (spec.offset_bytes > backing.size_bytes ||
       backing.size_bytes - spec.offset_bytes < block)
-    return fail(EINVAL, "{}: its {} bytes have no block of {} after --offset {}",
+    return fail(EINVAL,
+                "{}: its {} bytes have no block of {} after --offset {}",
                 backing.path, backing.size_bytes, block, spec.offset_bytes);
   const uint64_t rest = backing.size_bytes - spec.offset_bytes;
   if (spec.size_bytes > rest)
@@ -72,8 +73,8 @@ void set_limits(Target& target, const Backing& backing, uint32_t block) {
   basic.io_opt_shift = at_least(backing.io_opt_bytes);
   if (backing.max_discard_bytes && !target.spec.read_only) {
     const auto sectors = [](uint64_t bytes) {
-      return static_cast<uint32_t>(
-          std::min<uint64_t>(bytes >> kSectorShift, UINT32_MAX >> kSectorShift));
+      return static_cast<uint32_t>(std::min<uint64_t>(
+          bytes >> kSectorShift, UINT32_MAX >> kSectorShift));
     };
     params.types |= UBLK_PARAM_TYPE_DISCARD;
     params.discard.discard_granularity =
@@ -92,8 +93,7 @@ void set_limits(Target& target, const Backing& backing, uint32_t block) {
 Result<void> init(Target& target) {
   const TargetSpec& spec = target.spec;
   Backing backing = TRY(Backing::open(
-      spec.files[0],
-      {.read_only = spec.read_only, .buffered = spec.buffered}));
+      spec.files[0], {.read_only = spec.read_only, .buffered = spec.buffered}));
   const uint32_t block = TRY(choose_block(target, backing));
   const uint64_t size = TRY(choose_size(target, backing, block));
   set_basic_params(target, size, block);

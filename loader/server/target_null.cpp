@@ -12,12 +12,15 @@ namespace {
 constexpr uint64_t kDefaultSizeBytes = 250ULL << 30;
 
 Result<void> init(Target& target) {
-  const uint64_t size = target.spec.size_bytes ? target.spec.size_bytes
-                                               : kDefaultSizeBytes;
-  const uint32_t block = target.spec.block_bytes ? target.spec.block_bytes : 512;
+  const uint64_t size =
+      target.spec.size_bytes ? target.spec.size_bytes : kDefaultSizeBytes;
+  const uint32_t block =
+      target.spec.block_bytes ? target.spec.block_bytes : 512;
   if (size < block)
-    return fail(EINVAL, "target null: a size of {} bytes is less than a block "
-                "of {}", size, block);
+    return fail(EINVAL,
+                "target null: a size of {} bytes is less than a block "
+                "of {}",
+                size, block);
   set_basic_params(target, size, block);
   ublk_params& params = target.params;
   // It has nothing to flush, but what a program maps to files has.

@@ -29,11 +29,10 @@ Result<void> check_kind(const std::string& path, const struct stat& st) {
                      : S_ISFIFO(st.st_mode) ? "a pipe"
                      : S_ISCHR(st.st_mode)  ? "a character device"
                                             : "of another kind";
-  auto error = Error::plain(
-      S_ISDIR(st.st_mode) ? EISDIR : EINVAL,
-      fmt("{}: is {}", path, kind));
-  return std::unexpected(std::move(error).hint(
-      "a regular file or a block device is needed"));
+  auto error = Error::plain(S_ISDIR(st.st_mode) ? EISDIR : EINVAL,
+                            fmt("{}: is {}", path, kind));
+  return std::unexpected(
+      std::move(error).hint("a regular file or a block device is needed"));
 }
 
 Error explain_open(Error error, const BackingOptions& options) {
@@ -76,7 +75,7 @@ uint32_t probe_offset_align(int fd) {
 // to support direct I/O after all.
 Result<void> learn_alignment(Backing& backing, const BackingOptions& options) {
   if (!backing.direct) return {};
-  struct statx stx{};
+  struct statx stx {};
   if (::statx(backing.fd.get(), "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) == 0 &&
       (stx.stx_mask & STATX_DIOALIGN)) {
     if (stx.stx_dio_offset_align == 0) {
@@ -99,13 +98,11 @@ Result<void> learn_alignment(Backing& backing, const BackingOptions& options) {
 }
 
 std::string queue_file(dev_t rdev, const char* name) {
-  const std::string dir =
-      fmt("/sys/dev/block/{}:{}", major(rdev), minor(rdev));
+  const std::string dir = fmt("/sys/dev/block/{}:{}", major(rdev), minor(rdev));
   const std::string own = fmt("{}/queue/{}", dir, name);
   // A partition has its disk's queue.
-  return ::access(own.c_str(), F_OK) == 0
-             ? own
-             : fmt("{}/../queue/{}", dir, name);
+  return ::access(own.c_str(), F_OK) == 0 ? own
+                                          : fmt("{}/../queue/{}", dir, name);
 }
 
 uint32_t power_of_2_or(uint64_t value, uint32_t otherwise) {
@@ -165,7 +162,7 @@ void learn_file(Backing& backing, const struct stat& st, bool read_only) {
 
 Result<Backing> Backing::open(const std::string& path,
                               const BackingOptions& options) {
-  struct stat st{};
+  struct stat st {};
   // Before it is opened: to open a pipe would wait for its other end.
   if (::stat(path.c_str(), &st) != 0)
     return fail_sys(errno, "{}: looking at it", path);

@@ -37,8 +37,7 @@ std::string Error::code_name() const { return errno_name(code_); }
 std::string Error::message() const {
   if (!spell_ || code_ == 0) return what_;
   const char* text = strerrordesc_np(code_);
-  return text ? fmt("{}: {}", what_, text)
-              : fmt("{}: error {}", what_, code_);
+  return text ? fmt("{}: {}", what_, text) : fmt("{}: error {}", what_, code_);
 }
 
 std::string Error::line() const {

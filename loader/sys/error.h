@@ -92,19 +92,17 @@ inline void take(Result<void>&) {}
 }  // namespace ublk
 
 // The value of a Result, or return its error from the enclosing function.
-#define TRY(expr)                                                    \
-  ({                                                                 \
-    auto try_result_ = (expr);                                       \
-    if (!try_result_)                                                \
-      return std::unexpected(std::move(try_result_).error());        \
-    ::ublk::detail::take(try_result_);                               \
+#define TRY(expr)                                                             \
+  ({                                                                          \
+    auto try_result_ = (expr);                                                \
+    if (!try_result_) return std::unexpected(std::move(try_result_).error()); \
+    ::ublk::detail::take(try_result_);                                        \
   })
 // The same, naming the object that the error is about.
-#define TRY_IN(object, expr)                                         \
-  ({                                                                 \
-    auto try_result_ = (expr);                                       \
-    if (!try_result_)                                                \
-      return std::unexpected(                                        \
-          std::move(try_result_).error().in(object));                \
-    ::ublk::detail::take(try_result_);                               \
+#define TRY_IN(object, expr)                                             \
+  ({                                                                     \
+    auto try_result_ = (expr);                                           \
+    if (!try_result_)                                                    \
+      return std::unexpected(std::move(try_result_).error().in(object)); \
+    ::ublk::detail::take(try_result_);                                   \
   })

@@ -31,8 +31,7 @@ class MmapRegion {
   ~MmapRegion() { reset(); }
 
   // A shared, read-only mapping of `len_bytes` of a file.
-  static Result<MmapRegion> map_file(int fd, off_t off_bytes,
-                                     size_t len_bytes);
+  static Result<MmapRegion> map_file(int fd, off_t off_bytes, size_t len_bytes);
   // Private zeroed memory, page aligned, without a reservation of swap.
   static Result<MmapRegion> anonymous(size_t len_bytes);
 

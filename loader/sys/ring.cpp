@@ -37,9 +37,9 @@ Result<Ring> Ring::create(unsigned entries, unsigned flags) {
 Result<Ring> Ring::for_control() { return create(4, IORING_SETUP_SQE128); }
 
 Result<Ring> Ring::for_queue(unsigned entries, std::span<const int> files) {
-  constexpr unsigned base =
-      IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
-      IORING_SETUP_SUBMIT_ALL | IORING_SETUP_CLAMP;
+  constexpr unsigned base = IORING_SETUP_SINGLE_ISSUER |
+                            IORING_SETUP_DEFER_TASKRUN |
+                            IORING_SETUP_SUBMIT_ALL | IORING_SETUP_CLAMP;
   auto made = create(entries, base | IORING_SETUP_NO_SQARRAY);
   // Since 6.6; without it only an indirection is lost.
   if (!made && made.error().code() == EINVAL) made = create(entries, base);

@@ -33,8 +33,9 @@ Result<std::string> read_text_at(int dir_fd, const std::string& name) {
 std::optional<uint64_t> read_number(const std::string& path) {
   auto text = read_text(path);
   uint64_t number = 0;
-  if (!text || std::from_chars(text->data(), text->data() + text->size(),
-                               number).ec != std::errc())
+  if (!text ||
+      std::from_chars(text->data(), text->data() + text->size(), number).ec !=
+          std::errc())
     return std::nullopt;
   return number;
 }
@@ -42,8 +43,8 @@ std::optional<uint64_t> read_number(const std::string& path) {
 Result<void> replace_text_at(int dir_fd, const std::string& name,
                              std::string_view text) {
   const std::string temporary = fmt("{}.{}.new", name, ::getpid());
-  UniqueFd fd = TRY(UniqueFd::open_at(
-      dir_fd, temporary, O_WRONLY | O_CREAT | O_TRUNC, 0644));
+  UniqueFd fd = TRY(
+      UniqueFd::open_at(dir_fd, temporary, O_WRONLY | O_CREAT | O_TRUNC, 0644));
   for (size_t done = 0; done < text.size();) {
     ssize_t put = ::write(fd.get(), text.data() + done, text.size() - done);
     if (put < 0 && errno == EINTR) continue;

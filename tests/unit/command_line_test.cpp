@@ -97,10 +97,11 @@ TEST(Add, HasDefaults) {
 }
 
 TEST(Add, TakesEverything) {
-  const auto request =
-      add({"-t", "loop", "-f", "/x", "-n", "3", "-q", "2", "-d", "64",
-           "--size", "1G", "--offset", "4K", "--block-size", "4096",
-           "--max-io", "64K", "--read-only", "--buffered", "--no-bpf"});
+  const auto request = add(
+      {"-t",          "loop",       "-f",           "/x",   "-n",       "3",
+       "-q",          "2",          "-d",           "64",   "--size",   "1G",
+       "--offset",    "4K",         "--block-size", "4096", "--max-io", "64K",
+       "--read-only", "--buffered", "--no-bpf"});
   ASSERT_TRUE(request) << request.error().line();
   EXPECT_EQ(request->dev_id, 3U);
   EXPECT_EQ(request->nr_hw_queues, 2);
@@ -171,10 +172,10 @@ TEST(Add, RefusesWhatDoesNotGoTogether) {
 }
 
 TEST(Attach, TakesEverything) {
-  const Parsed p = parsed({"attach", "--dev", "2", "x.o", "--prog", "p",
-                           "--file", "/a", "--file", "/b", "--set", "k=1",
-                           "--set", "l=a=b", "--replace", "--no-inline",
-                           "--buffered"});
+  const Parsed p =
+      parsed({"attach", "--dev", "2", "x.o", "--prog", "p", "--file", "/a",
+              "--file", "/b", "--set", "k=1", "--set", "l=a=b", "--replace",
+              "--no-inline", "--buffered"});
   ASSERT_EQ(p.text, "");
   const auto request = attach_request(2, p.options.attach);
   ASSERT_TRUE(request) << request.error().line();
@@ -182,8 +183,8 @@ TEST(Attach, TakesEverything) {
   EXPECT_EQ(request->object, "x.o");
   EXPECT_EQ(request->program, "p");
   EXPECT_EQ(request->files, (std::vector<std::string>{"/a", "/b"}));
-  const std::vector<std::pair<std::string, std::string>> knobs = {
-      {"k", "1"}, {"l", "a=b"}};
+  const std::vector<std::pair<std::string, std::string>> knobs = {{"k", "1"},
+                                                                  {"l", "a=b"}};
   EXPECT_EQ(request->knobs, knobs);
   EXPECT_EQ(request->flags,
             UBLK_BPF_ATTACH_F_REPLACE | UBLK_BPF_ATTACH_F_NO_INLINE);

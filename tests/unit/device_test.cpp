@@ -76,7 +76,8 @@ TEST_F(Devices, WithAProgramShowWhatTheKernelAndTheStateKnow) {
   bpf.prog_id = 7;
   bpf.attach_flags = UBLK_BPF_ATTACH_F_NO_INLINE;
   bpf.redirected = 10;
-  bpf.refused[UBLK_BPF_REFUSED_FD] = {.error = EBADF, .reserved = 0, .count = 3};
+  bpf.refused[UBLK_BPF_REFUSED_FD] = {
+      .error = EBADF, .reserved = 0, .count = 3};
   bpf.last.reason = UBLK_BPF_REFUSED_FD;
   bpf.last.op = UBLK_IO_OP_WRITE;
   bpf.last.fd = 9;
@@ -93,8 +94,9 @@ TEST_F(Devices, WithAProgramShowWhatTheKernelAndTheStateKnow) {
   EXPECT_EQ(b["knobs"], (json{{"offset", 42}, {"link", true}}));
   EXPECT_EQ(b["flags"], json::array({"no_inline"}));
   EXPECT_EQ(b["counters"]["redirected"], 10);
-  EXPECT_EQ(b["refused"],
-            json::array({{{"reason", "fd"}, {"errno", "EBADF"}, {"count", 3}}}));
+  EXPECT_EQ(
+      b["refused"],
+      json::array({{{"reason", "fd"}, {"errno", "EBADF"}, {"count", 3}}}));
   EXPECT_EQ(b["last_refused"]["reason"], "fd");
   EXPECT_EQ(b["last_refused"]["op"], "write");
   EXPECT_EQ(b["last_refused"]["fd"], 9);
@@ -102,8 +104,11 @@ TEST_F(Devices, WithAProgramShowWhatTheKernelAndTheStateKnow) {
 
 TEST_F(Devices, WhoseProgramIsOfAnotherToolDoNotClaimToKnowIt) {
   fake_->add(1, UBLK_F_BPF).bpf.prog_id = 8;
-  save(1, AttachedState{.prog_id = 7, .program = "loop", .object = "/x.o",
-                        .files = {}, .knobs = {}});
+  save(1, AttachedState{.prog_id = 7,
+                        .program = "loop",
+                        .object = "/x.o",
+                        .files = {},
+                        .knobs = {}});
   const json b = device(1)["bpf"];
   EXPECT_EQ(b["attached"], true);
   EXPECT_EQ(b["prog_id"], 8);
@@ -165,8 +170,11 @@ TEST_F(Devices, WithoutBpfSayThatTheyAreStillServed) {
 
 TEST_F(Devices, LoseTheirProgramOnce) {
   fake_->add(0, UBLK_F_BPF).bpf.prog_id = 7;
-  save(0, AttachedState{.prog_id = 7, .program = "p", .object = "/x.o",
-                        .files = {}, .knobs = {}});
+  save(0, AttachedState{.prog_id = 7,
+                        .program = "p",
+                        .object = "/x.o",
+                        .files = {},
+                        .knobs = {}});
   EXPECT_TRUE(detach_program(*control_, *states_, 0));
   EXPECT_FALSE(states_->load(0)->attached);
   EXPECT_EQ(detach_program(*control_, *states_, 0).error().code(), ENOENT);

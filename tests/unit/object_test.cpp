@@ -66,8 +66,12 @@ TEST(Object, ThatIsNoneIsRefused) {
   std::ifstream in(ours("loop"), std::ios::binary);
   const std::string loop((std::istreambuf_iterator<char>(in)), {});
   const std::pair<const char*, std::string> cases[] = {
-      {"text.o", "this is no ELF"}, {"empty.o", ""},
-      {"cut.o", "\x7f" "ELF"},      {"host.o", host.substr(0, 4096)},
+      {"text.o", "this is no ELF"},
+      {"empty.o", ""},
+      {"cut.o",
+       "\x7f"
+       "ELF"},
+      {"host.o", host.substr(0, 4096)},
       {"half.o", loop.substr(0, loop.size() / 2)},
   };
   for (const auto& [name, bytes] : cases) {

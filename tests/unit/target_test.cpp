@@ -218,9 +218,11 @@ TEST(OpenTarget, RefusesWhatHoldsNoData) {
   const std::string fifo = testing::TempDir() + "ublk-bpf-unit.fifo";
   ::unlink(fifo.c_str());
   ASSERT_EQ(::mkfifo(fifo.c_str(), 0600), 0);
-  const std::pair<std::string, int> cases[] = {
-      {"/", EISDIR},     {fifo, EINVAL},           {"/dev/null", EINVAL},
-      {"/nope", ENOENT}, {image(0), EINVAL}};
+  const std::pair<std::string, int> cases[] = {{"/", EISDIR},
+                                               {fifo, EINVAL},
+                                               {"/dev/null", EINVAL},
+                                               {"/nope", ENOENT},
+                                               {image(0), EINVAL}};
   for (const auto& [path, code] : cases) {
     const auto target = open_target(loop_spec(path));
     ASSERT_FALSE(target) << path;
@@ -244,8 +246,7 @@ TEST(OpenTarget, KnowsItsTargets) {
   EXPECT_NE(open_target(spec_of("tape", {})).error().line().find("null, loop"),
             std::string::npos);
   EXPECT_EQ(open_target(spec_of("loop", {})).error().code(), EINVAL);
-  EXPECT_EQ(open_target(spec_of("null", {"/x"})).error().code(),
-            EINVAL);
+  EXPECT_EQ(open_target(spec_of("null", {"/x"})).error().code(), EINVAL);
 }
 
 }  // namespace
