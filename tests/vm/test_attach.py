@@ -149,6 +149,8 @@ def test_raw_device_is_served_in_the_submitters_context(lab):
 
 
 def test_driver_data_of_a_request_is_small(lab):
+    if os.path.exists("/proc/lockdep"):
+        pytest.skip("lockdep keeps its maps in the work items of a request's driver data")
     device, _ = lab.loop_device(8)
     device.attach("loop")
     info = device.info()["bpf"]
