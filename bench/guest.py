@@ -168,7 +168,8 @@ def run(args):
         progress("attaches and replaces")
         device["attach_ms"] = attach_times(program)
         progress("lets it idle")
-        device["idle"] = idle_server(paths[2].device)
+        served = next(p for p in paths if p.name == "server")
+        device["idle"] = {"with a program": idle_server(program.device), "having served": idle_server(served.device)}
         result["checks"] += judge_device(device)
     return result
 

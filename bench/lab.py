@@ -107,12 +107,12 @@ class FileDisk:
         return 0 < len(starts) <= 4 and min(starts) * 4096 >= self.FRONT_MIB * MIB
 
     def file(self, name, size_mib):
-        """Every block written. What comes to lie in the front stays as a filler."""
+        """Every block written, none in the page cache. What comes to lie in the front stays as a filler."""
         for attempt in range(8):
             path = self.where / f"{name}.{attempt}"
             sh("fallocate", "-l", f"{size_mib}M", path)
             if self._in_data(path):
-                sh("dd", "if=/dev/zero", f"of={path}", "bs=1M", f"count={size_mib}", "conv=notrunc,fsync", "status=none")
+                sh("dd", "if=/dev/zero", f"of={path}", "bs=1M", f"count={size_mib}", "oflag=direct", "conv=notrunc,fsync", "status=none")
                 return str(path)
             sh("truncate", "-s", "1M", path)
         raise Failed(f"{name}: ext4 does not put a file behind the first {self.FRONT_MIB} MiB")
