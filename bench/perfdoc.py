@@ -45,6 +45,7 @@ def section(path):
     ]
     for backing, what in result["backings"].items():
         out += [f"### {backing}: {what}", report.markdown(report.cell_rows(result, backing))]
+    out += [f"Note: {note}" for note in result.get("notes", [])]
     rows = report.check_rows(result)
     rows[0][-1] = "verdict"
     out += ["### Limits", report.markdown(rows)]
