@@ -146,8 +146,17 @@ static int ublk_bpf_init_file(struct ublk_bpf_file *f, struct file *file,
 	f->direct = f->ki_flags & IOCB_DIRECT;
 	if (f->direct && !f->reg)
 		f->bdev = I_BDEV(inode);
-	f->inline_ok = f->direct && file->f_mode & FMODE_NOWAIT &&
-		!(flags & UBLK_BPF_ATTACH_F_NO_INLINE);
+	f->inline_read = UBLK_BPF_MAY_ISSUE;
+	if (!f->direct || !(file->f_mode & FMODE_NOWAIT) ||
+	    flags & UBLK_BPF_ATTACH_F_NO_INLINE)
+		f->inline_read = UBLK_BPF_NEVER;
+	if (f->reg)
+		f->inline_read |= UBLK_BPF_MAY_ENTER_FS;
+	if (f->reg && !(flags & UBLK_BPF_ATTACH_F_INLINE_REG))
+		f->inline_read |= UBLK_BPF_UNCLAIMED;
+	f->inline_write = f->inline_read;
+	if (f->reg)
+		f->inline_write |= UBLK_BPF_MAY_WRITE_FILE;
 	return 0;
 }
 

@@ -18,29 +18,35 @@ struct ublk_bpf_stats;
 
 /**
  * struct ublk_bpf_batch - what is shared by the requests of one ->queue_rqs()
+ * @rqs:	those to come, or NULL: there is but one
  * @outer:	current->plug, detached while requests are issued
- * @plug:	takes what is issued, if @plugged
+ * @plug:	takes what is issued, if there are @rqs
+ * @lane:	collects what is completed meanwhile, or NULL
  * @noio:	of memalloc_noio_save()
- * @open:	the above are valid
- * @plugged:	set by the caller: more than one request may come
+ * @nr:		requests that the backing has not been told of
+ * @may:	see enum ublk_bpf_may, 0 as long as nobody asked
+ * @open:	@outer to @nr are valid
  *
  * On the stack, see ublk_bpf_init_batch(). Nothing may sleep for long while it is
  * open.
  */
 struct ublk_bpf_batch {
+	struct rq_list		*rqs;
 	struct blk_plug		*outer;
 	struct blk_plug		plug;
+	struct ublk_bpf_lane	*lane;
 	unsigned int		noio;
+	unsigned int		nr;
+	u8			may;
 	bool			open;
-	bool			plugged;
 };
 
 static inline void ublk_bpf_init_batch(struct ublk_bpf_batch *batch,
-				       bool plugged)
+				       struct rq_list *rqs)
 {
-	/* the rest is valid once it is open */
+	batch->rqs = rqs;
+	batch->may = 0;
 	batch->open = false;
-	batch->plugged = plugged;
 }
 
 #ifdef CONFIG_BLK_DEV_UBLK_BPF
@@ -80,8 +86,8 @@ void ublk_bpf_stop_dev(struct ublk_bpf_dev *bd);
 void ublk_bpf_exit_dev(struct ublk_bpf_dev *bd);
 int ublk_bpf_ctrl_cmd(struct ublk_bpf_dev *bd, u32 cmd,
 		      const struct ublksrv_ctrl_cmd *header);
-bool __ublk_bpf_queue_rq(struct ublk_bpf_dev *bd, struct request *rq,
-			 struct ublk_bpf_batch *batch);
+bool ublk_bpf_queue_rq(struct ublk_bpf_dev *bd, struct request *rq,
+		       struct ublk_bpf_batch *batch);
 void __ublk_bpf_end_batch(struct ublk_bpf_batch *batch);
 bool ublk_bpf_owns_rq(struct request *rq);
 
@@ -97,18 +103,6 @@ int ublk_bpf_init(void);
 static inline bool ublk_bpf_attached(struct ublk_bpf_dev *bd)
 {
 	return unlikely(rcu_access_pointer(bd->att));
-}
-
-/*
- * Run the attached program. True: the request is not the caller's any more. False: the
- * program passes it, or there is none; the request has not been touched.
- * @batch is NULL for a single request, else the caller ends it.
- */
-static inline bool ublk_bpf_queue_rq(struct ublk_bpf_dev *bd,
-				     struct request *rq,
-				     struct ublk_bpf_batch *batch)
-{
-	return __ublk_bpf_queue_rq(bd, rq, batch);
 }
 
 static inline void ublk_bpf_end_batch(struct ublk_bpf_batch *batch)

@@ -37,27 +37,32 @@ static blk_opf_t ublk_bpf_bio_opf(const struct request *rq,
 				  const struct ublk_bpf_file *f,
 				  const struct ublk_bpf_sqe *s)
 {
+	blk_opf_t opf = 0;
+
+	/*
+	 * What can be merged has been, for our own queue. A scheduler may find
+	 * more; without one, looking for it is in vain.
+	 */
+	if (!bdev_get_queue(f->bdev)->elevator)
+		opf = REQ_NOMERGE;
 	if (s->opcode == IORING_OP_READ)
-		return REQ_OP_READ;
+		return opf | REQ_OP_READ;
+	opf |= REQ_OP_WRITE | REQ_SYNC | REQ_IDLE;
 	/* FUA of the request does not hang on the program */
 	if (rq->cmd_flags & REQ_FUA || f->ki_flags & IOCB_DSYNC ||
 	    s->op_flags & (__force u32)UBLK_BPF_RW_FLAGS)
-		return REQ_OP_WRITE | REQ_SYNC | REQ_IDLE | REQ_FUA;
-	return REQ_OP_WRITE | REQ_SYNC | REQ_IDLE;
+		opf |= REQ_FUA;
+	return opf;
 }
 
-/*
- * Issue a READ or WRITE as a bio; the SQE may be done before it returns. False,
- * with nothing done, if it has to go through the file's operations.
- */
-bool ublk_bpf_issue_bio(struct ublk_bpf_req *req, struct ublk_bpf_sqe *s,
-			bool nowait)
+bool __ublk_bpf_issue_bio(struct ublk_bpf_req *req, struct ublk_bpf_sqe *s,
+			  bool nowait)
 {
 	const struct ublk_bpf_file *f = &req->att->files[s->fd];
 	struct request *rq = req->rq;
 	struct bio *src = rq->bio, *bio;
 
-	if (!f->bdev || !ublk_bpf_bio_fits(f, s))
+	if (!ublk_bpf_bio_fits(f, s))
 		return false;
 
 	bio = &req->bios[s->idx];

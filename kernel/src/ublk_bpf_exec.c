@@ -12,8 +12,6 @@
 #include <linux/blk-cgroup.h>
 #include <linux/kthread.h>
 #include <linux/sched/mm.h>
-#include <linux/sched/signal.h>
-#include <linux/sched/task_stack.h>
 #include <linux/uio.h>
 #include <uapi/linux/io_uring.h>
 #include "ublk_bpf_int.h"
@@ -45,6 +43,7 @@ void ublk_bpf_end_rq(struct request *rq, blk_status_t sts)
 static void ublk_bpf_put_req(struct ublk_bpf_req *req)
 {
 	struct ublk_bpf_att *att = req->att;
+	struct ublk_bpf_lane *lane = ublk_bpf_rq_lane(att->bd, req->rq);
 	blk_status_t sts = BLK_STS_OK;
 
 	/* a plan of one SQE is done with it */
@@ -66,7 +65,8 @@ static void ublk_bpf_put_req(struct ublk_bpf_req *req)
 	 * where its submitter wants it, by the backing's own queue. For a
 	 * queue of its own it would raise a softirq, and wake ksoftirqd for it.
 	 */
-	ublk_bpf_end_rq(req->rq, sts);
+	if (!ublk_bpf_collect(lane, req->rq, sts))
+		ublk_bpf_end_rq(req->rq, sts);
 }
 
 static bool ublk_bpf_blocks(const struct ublk_bpf_req *req,
@@ -172,7 +172,7 @@ static void ublk_bpf_defer(struct ublk_bpf_req *req, struct ublk_bpf_sqe *s)
 		ublk_bpf_defer_alone(req, s);
 		return;
 	}
-	lane = &bd->lanes[req->rq->mq_hctx->queue_num];
+	lane = ublk_bpf_rq_lane(bd, req->rq);
 	/* a full barrier: the worker sees all that was written to the SQE */
 	if (llist_add(&s->node, &lane->list))
 		queue_work(bd->wq, &lane->work);
@@ -307,8 +307,10 @@ static bool ublk_bpf_start_write(struct ublk_bpf_req *req,
 	return false;
 }
 
-static void ublk_bpf_issue_rw(struct ublk_bpf_req *req, struct ublk_bpf_sqe *s,
-			      enum ublk_bpf_where where)
+/* Through the file's operations */
+static void ublk_bpf_issue_iocb(struct ublk_bpf_req *req,
+				struct ublk_bpf_sqe *s,
+				enum ublk_bpf_where where)
 {
 	const bool nowait = where == UBLK_BPF_INLINE;
 	const struct ublk_bpf_file *f = ublk_bpf_sqe_file(req, s);
@@ -316,9 +318,6 @@ static void ublk_bpf_issue_rw(struct ublk_bpf_req *req, struct ublk_bpf_sqe *s,
 	struct kiocb *iocb = &s->iocb;
 	struct iov_iter iter;
 	ssize_t ret;
-
-	if (ublk_bpf_issue_bio(req, s, nowait))
-		return;
 
 	ublk_bpf_init_iter(req, s, &iter);
 	*iocb = (struct kiocb) {
@@ -348,30 +347,11 @@ static void ublk_bpf_issue_rw(struct ublk_bpf_req *req, struct ublk_bpf_sqe *s,
 		ublk_bpf_ki_complete(iocb, ret);
 }
 
-#ifdef CONFIG_STACK_GROWSUP
-static inline bool ublk_bpf_low_stack(void)
+static void ublk_bpf_issue_rw(struct ublk_bpf_req *req, struct ublk_bpf_sqe *s,
+			      enum ublk_bpf_where where)
 {
-	return true;
-}
-#else
-/* Devices stack, and so do their submitters' frames */
-static inline bool ublk_bpf_low_stack(void)
-{
-	return current_stack_pointer - (unsigned long)end_of_stack(current) <
-		THREAD_SIZE / 2;
-}
-#endif
-
-/*
- * Does the submitter hold nothing that a file system could want? Whoever has
- * claimed the device (a file system on it, swap, device mapper) may submit with
- * locks of the same classes as the backing file system's, and in the middle of
- * a transaction. If nobody has, requests come from users of the block device
- * itself. A claim is made before the claimant's first I/O.
- */
-static bool ublk_bpf_unclaimed(const struct request *rq)
-{
-	return !READ_ONCE(rq->q->disk->part0->bd_holder);
+	if (!ublk_bpf_issue_bio(req, s, where == UBLK_BPF_INLINE))
+		ublk_bpf_issue_iocb(req, s, where);
 }
 
 /*
@@ -379,60 +359,27 @@ static bool ublk_bpf_unclaimed(const struct request *rq)
  * whoever submitted the bio?
  */
 static bool ublk_bpf_may_inline(const struct ublk_bpf_req *req,
-				const struct ublk_bpf_sqe *s)
+				const struct ublk_bpf_sqe *s,
+				struct ublk_bpf_batch *batch)
 {
 	const struct ublk_bpf_file *f = ublk_bpf_sqe_file(req, s);
+	u8 needs, may;
 
-	if (s->opcode != IORING_OP_READ && s->opcode != IORING_OP_WRITE)
+	if (s->opcode == IORING_OP_READ)
+		needs = f->inline_read;
+	else if (s->opcode == IORING_OP_WRITE)
+		needs = f->inline_write;
+	else
 		return false;
-	if (!f->inline_ok || current->flags & PF_MEMALLOC ||
-	    ublk_bpf_low_stack())
-		return false;
-	if (!f->reg)
-		return true;
-	/*
-	 * A file system may take current->journal_info for its own, and would
-	 * signal this task for a write beyond its RLIMIT_FSIZE.
-	 */
-	if (current->journal_info ||
-	    (s->opcode == IORING_OP_WRITE &&
-	     rlimit(RLIMIT_FSIZE) != RLIM_INFINITY))
-		return false;
-	return req->att->flags & UBLK_BPF_ATTACH_F_INLINE_REG ||
-		ublk_bpf_unclaimed(req->rq);
-}
-
-/*
- * We may be called for the requests on current->plug, so nothing can be added
- * to it meanwhile. Its cached time is forgotten with it: the scheduler looks
- * for it in the current plug.
- */
-static void ublk_bpf_open_batch(struct ublk_bpf_batch *batch)
-{
-	struct blk_plug *outer = current->plug;
-
-	if (outer) {
-		outer->cur_ktime = 0;
-		current->flags &= ~PF_BLOCK_TS;
-		barrier();
-		current->plug = NULL;
+	if (!batch) {
+		may = ublk_bpf_submitter_may(req->rq);
+	} else {
+		if (!batch->may)
+			batch->may = ublk_bpf_submitter_may(req->rq);
+		may = batch->may;
 	}
-	batch->outer = outer;
-	batch->noio = memalloc_noio_save();
-	if (batch->plugged)
-		blk_start_plug(&batch->plug);
-	batch->open = true;
+	return !(needs & ~may);
 }
-
-void __ublk_bpf_end_batch(struct ublk_bpf_batch *batch)
-{
-	if (batch->plugged)
-		blk_finish_plug(&batch->plug);
-	memalloc_noio_restore(batch->noio);
-	current->plug = batch->outer;
-	batch->open = false;
-}
-EXPORT_SYMBOL_GPL(__ublk_bpf_end_batch);
 
 static void ublk_bpf_issue_in_batch(struct ublk_bpf_req *req,
 				    struct ublk_bpf_sqe *s,
@@ -441,9 +388,12 @@ static void ublk_bpf_issue_in_batch(struct ublk_bpf_req *req,
 	struct bio_list *bio_list = current->bio_list;
 
 	if (!batch->open)
-		ublk_bpf_open_batch(batch);
+		ublk_bpf_open_batch(batch, req);
+	if (batch->nr)
+		ublk_bpf_announce(batch);
 	if (ublk_bpf_issue_bio(req, s, true))
 		return;
+	ublk_bpf_end_collected(batch);
 	/*
 	 * The bio that we serve is on current->bio_list's loop. A file system
 	 * could wait for a bio of its own that is put there, so let it submit
@@ -451,10 +401,10 @@ static void ublk_bpf_issue_in_batch(struct ublk_bpf_req *req,
 	 */
 	if (unlikely(ublk_bpf_sqe_file(req, s)->reg)) {
 		current->bio_list = NULL;
-		ublk_bpf_issue_rw(req, s, UBLK_BPF_INLINE);
+		ublk_bpf_issue_iocb(req, s, UBLK_BPF_INLINE);
 		current->bio_list = bio_list;
 	} else {
-		ublk_bpf_issue_rw(req, s, UBLK_BPF_INLINE);
+		ublk_bpf_issue_iocb(req, s, UBLK_BPF_INLINE);
 	}
 }
 
@@ -463,7 +413,7 @@ static noinline void ublk_bpf_issue_single(struct ublk_bpf_req *req,
 {
 	struct ublk_bpf_batch batch __uninitialized;
 
-	ublk_bpf_init_batch(&batch, false);
+	ublk_bpf_init_batch(&batch, NULL);
 	ublk_bpf_issue_in_batch(req, s, &batch);
 	ublk_bpf_end_batch(&batch);
 }
@@ -485,7 +435,7 @@ static void ublk_bpf_start_sqe(struct ublk_bpf_req *req,
 {
 	if (s->opcode == IORING_OP_NOP)
 		ublk_bpf_sqe_done(s, 0);
-	else if (ublk_bpf_may_inline(req, s))
+	else if (ublk_bpf_may_inline(req, s, batch))
 		ublk_bpf_issue_inline(req, s, batch);
 	else
 		ublk_bpf_defer(req, s);

@@ -26,13 +26,32 @@ struct io_uring_sqe;
 #define UBLK_BPF_NR_BIOS	2
 
 /**
+ * enum ublk_bpf_may - what a submitter's context allows
+ * @UBLK_BPF_ASKED:		always set
+ * @UBLK_BPF_MAY_ISSUE:		there is stack, and it does not reclaim memory
+ * @UBLK_BPF_MAY_ENTER_FS:	it is in no transaction of a file system
+ * @UBLK_BPF_MAY_WRITE_FILE:	its files may be of any size
+ * @UBLK_BPF_UNCLAIMED:		see ublk_bpf_unclaimed()
+ * @UBLK_BPF_NEVER:		never set
+ */
+enum ublk_bpf_may {
+	UBLK_BPF_ASKED		= 1 << 0,
+	UBLK_BPF_MAY_ISSUE	= 1 << 1,
+	UBLK_BPF_MAY_ENTER_FS	= 1 << 2,
+	UBLK_BPF_MAY_WRITE_FILE	= 1 << 3,
+	UBLK_BPF_UNCLAIMED	= 1 << 4,
+	UBLK_BPF_NEVER		= 1 << 5,
+};
+
+/**
  * struct ublk_bpf_file - one file of an attachment
  * @file:	referenced
  * @bdev:	of a block device that is open for direct I/O, else NULL
  * @ki_flags:	of a kiocb for it. Taken once: F_SETFL may change the file's
  * @reg:	a regular file, not a block device
  * @direct:	open for direct I/O
- * @inline_ok:	may be issued to in the submitter's context, if that allows it
+ * @inline_read:	what a READ in the submitter's context needs, enum ublk_bpf_may
+ * @inline_write:	the same of a WRITE
  */
 struct ublk_bpf_file {
 	struct file	*file;
@@ -40,7 +59,8 @@ struct ublk_bpf_file {
 	int		ki_flags;
 	bool		reg;
 	bool		direct;
-	bool		inline_ok;
+	u8		inline_read;
+	u8		inline_write;
 };
 
 /**
@@ -68,9 +88,13 @@ struct ublk_bpf_att {
 };
 
 /**
- * struct ublk_bpf_lane - SQEs of one hardware queue that a worker issues
+ * struct ublk_bpf_lane - of one hardware queue: SQEs that a worker issues, and
+ *			  requests that a submitter completes together
  * @list:	of struct ublk_bpf_sqe, newest first
  * @work:	queued by whoever finds the list empty
+ * @submitter:	the task that has claimed @done for its batch, or NULL
+ * @done:	requests that were completed while @submitter issued them: no
+ *		one else touches it
  *
  * It belongs to the device, so that a work that has just issued the last SQE
  * of an attachment outlives it.
@@ -78,6 +102,8 @@ struct ublk_bpf_att {
 struct ublk_bpf_lane {
 	struct llist_head	list;
 	struct work_struct	work;
+	struct task_struct	*submitter;
+	struct io_comp_batch	done;
 };
 
 /* counters, per CPU; see struct ublk_bpf_info. @more_sqes: beyond one a plan */
@@ -175,6 +201,12 @@ static inline struct ublk_bpf_req *ublk_bpf_sqe_req(struct ublk_bpf_sqe *s)
 	return container_of(s - s->idx, struct ublk_bpf_req, sqes[0]);
 }
 
+static inline struct ublk_bpf_lane *
+ublk_bpf_rq_lane(const struct ublk_bpf_dev *bd, const struct request *rq)
+{
+	return &bd->lanes[rq->mq_hctx->queue_num];
+}
+
 static inline struct ublk_bpf_req *ublk_bpf_rq_data(struct request *rq)
 {
 	return blk_mq_rq_to_pdu(rq) + rq->q->tag_set->cmd_size -
@@ -208,8 +240,40 @@ int ublk_bpf_plan_sqe(struct ublk_bpf_ctx_kern *kctx,
 int ublk_bpf_reason_errno(enum ublk_bpf_reason reason);
 
 /* ublk_bpf_bio.c */
-bool ublk_bpf_issue_bio(struct ublk_bpf_req *req, struct ublk_bpf_sqe *s,
-			bool nowait);
+bool __ublk_bpf_issue_bio(struct ublk_bpf_req *req, struct ublk_bpf_sqe *s,
+			  bool nowait);
+
+/*
+ * Issue a READ or WRITE as a bio; the SQE may be done before it returns. False,
+ * with nothing done, if it has to go through the file's operations.
+ */
+static inline bool ublk_bpf_issue_bio(struct ublk_bpf_req *req,
+				      struct ublk_bpf_sqe *s, bool nowait)
+{
+	return req->att->files[s->fd].bdev &&
+		__ublk_bpf_issue_bio(req, s, nowait);
+}
+
+/* ublk_bpf_batch.c */
+u8 ublk_bpf_submitter_may(const struct request *rq);
+void ublk_bpf_open_batch(struct ublk_bpf_batch *batch,
+			 const struct ublk_bpf_req *req);
+void ublk_bpf_announce(struct ublk_bpf_batch *batch);
+void ublk_bpf_end_collected(struct ublk_bpf_batch *batch);
+
+/*
+ * Does the task that issues a batch complete this request of it, which can so
+ * wait for the rest?
+ */
+static inline bool ublk_bpf_collect(struct ublk_bpf_lane *lane,
+				    struct request *rq, blk_status_t sts)
+{
+	/* nobody but the submitter makes this true or false for itself */
+	if (READ_ONCE(lane->submitter) != current || !in_task())
+		return false;
+	return blk_mq_add_to_batch(rq, &lane->done, sts != BLK_STS_OK,
+				   blk_mq_end_request_batch);
+}
 
 /* ublk_bpf_exec.c */
 void ublk_bpf_rw_done(struct ublk_bpf_sqe *s, long ret, bool nowait);

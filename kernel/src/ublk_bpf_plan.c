@@ -457,8 +457,8 @@ static void ublk_bpf_redirect(struct ublk_bpf_ctx_kern *kctx,
 	ublk_bpf_execute(req, batch);
 }
 
-bool __ublk_bpf_queue_rq(struct ublk_bpf_dev *bd, struct request *rq,
-			 struct ublk_bpf_batch *batch)
+bool ublk_bpf_queue_rq(struct ublk_bpf_dev *bd, struct request *rq,
+		       struct ublk_bpf_batch *batch)
 {
 	struct ublk_bpf_ctx_kern kctx __uninitialized;
 	enum ublk_bpf_reason reason;
@@ -508,7 +508,7 @@ bool __ublk_bpf_queue_rq(struct ublk_bpf_dev *bd, struct request *rq,
 	ublk_bpf_end_rq(rq, sts);
 	return true;
 }
-EXPORT_SYMBOL_GPL(__ublk_bpf_queue_rq);
+EXPORT_SYMBOL_GPL(ublk_bpf_queue_rq);
 
 /*
  * Has a started request been taken by the engine, so that the server will not
