@@ -459,7 +459,12 @@ bool ublk_bpf_map_data(struct ublk_bpf_req *req)
 	struct bio_vec *bv, tmp;
 	unsigned int nr = 0;
 
-	/* most often all is in one bvec */
+	/* of a bio that owns its bvecs, those from here on: enough, or more */
+	if (bio == rq->biotail && !bio_flagged(bio, BIO_CLONED)) {
+		req->nr_bvec = bio->bi_vcnt - bio->bi_iter.bi_idx;
+		return true;
+	}
+	/* often all is in one bvec */
 	if (bio == rq->biotail &&
 	    mp_bvec_iter_len(bio->bi_io_vec, bio->bi_iter) ==
 	    bio->bi_iter.bi_size) {
