@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """What is promised of speed and memory, and whether a result keeps it."""
 
-from operator import itemgetter
-
 # program / other path, at most, on null_blk completing inline, reads and writes
 RATIOS = {
     "kernel loop": {(4096, 1): 0.50, (65536, 1): 0.70, (4096, 32): 0.97, (65536, 32): 1.00},
@@ -41,14 +39,14 @@ class Figures:
     def of(self, backing, path):
         return [c for (b, p, *_), c in self.cells.items() if (b, p) == (backing, path)]
 
-    def ratios(self, backing, path, other, limit_of, figure=itemgetter("insns_per_io")):
+    def ratios(self, backing, path, other, limit_of):
         """A check for each job that both have."""
         for c in self.of(backing, path):
             job = c["rw"], c["bs"], c["qd"]
             if (backing, other, *job) in self.cells:
                 yield check(
                     f"{path} / {other}",
-                    round(figure(c) / figure(self.cells[backing, other, *job]), 3),
+                    round(c["insns_per_io"] / self.insns(backing, other, *job), 3),
                     limit_of(c["bs"], c["qd"]),
                     where=f"{backing}, {c['rw']} {c['bs'] >> 10}k QD{c['qd']}",
                 )
@@ -67,9 +65,7 @@ def judge_cells(cells):
             where = f"null_blk, {c['rw']} 4k QD{c['qd']}"
             checks.append(check("program - raw", round(over), OVER_RAW_INSNS, where, unit="insns", note=goal))
     checks += figures.ratios("file on ext4", "program", "kernel loop", lambda bs, qd: FILE_RATIO)
-    # A server's rounds differ by how often it falls asleep in one, by up to a tenth: the least has that out of the way.
-    least = lambda cell: min(cell["rounds"])  # noqa: E731
-    checks += figures.ratios("null_blk", "server", "server, --no-bpf", lambda bs, qd: NO_PROGRAM_RATIO, least)
+    checks += figures.ratios("null_blk", "server", "server, --no-bpf", lambda bs, qd: NO_PROGRAM_RATIO)
     redirected = [c for c in cells if c["path"].startswith("program") and c["server_wakeups"] is not None]
     if redirected:
         ios = sum(c["ios"] * len(c["rounds"]) for c in redirected)
