@@ -137,6 +137,8 @@ class Ublk:
         info = ublk("add", "-t", "loop", "-f", file, "-q", 1, "-d", 128, *options)
         self.id = info["dev_id"]
         self.node = wait_for(info["block"])
+        # A device that can have a program has none by itself; one that cannot has what its kernel gives to a single queue.
+        Path("/sys/block", Path(self.node).name, "queue/scheduler").write_text("none")
 
     def attach(self, *args):
         return ublk("attach", "--dev", self.id, *args)
