@@ -137,6 +137,7 @@ void __ublk_bpf_end_batch(struct ublk_bpf_batch *batch)
 		return;
 	/* they may be the last requests of the device, and so of the lane */
 	done = lane->done;
+	/* who claims it next writes to it only after that */
 	smp_store_release(&lane->submitter, NULL);
 	if (!rq_list_empty(&done.req_list))
 		ublk_bpf_end_requests(&done);
