@@ -104,7 +104,8 @@ Result<std::unique_ptr<Server>> make_server(Workplace& place, Target target,
                                             const ublksrv_ctrl_dev_info& info) {
   UniqueFd char_fd = TRY(open_char(place.dev_dir, info.dev_id));
   const auto cpus = TRY(queue_cpus(place.control, info));
-  return Server::create(std::move(target), std::move(char_fd), info.queue_depth,
+  return Server::create(std::move(target), data_path_of(info.flags),
+                        std::move(char_fd), info.queue_depth,
                         info.max_io_buf_bytes, cpus);
 }
 

@@ -2,15 +2,11 @@
 #include "server/queue.h"
 
 #include <cerrno>
-#include <cstring>
+#include <utility>
 
 namespace ublk {
 
 namespace {
-
-// user_data: the tag, and whether the target's SQE or a command completed.
-constexpr uint64_t kTagMask = 0xffff;
-constexpr uint64_t kTargetBit = 1 << 16;
 
 constexpr size_t kPageBytes = 4096;
 
@@ -22,8 +18,11 @@ Result<Queue> Queue::create(const QueueConfig& config) {
   std::vector<int> files = {config.char_fd};
   for (const Backing& file : config.target->files)
     files.push_back(file.fd.get());
-  // A tag has at most one SQE at a time.
-  Queue queue(config, TRY(Ring::for_queue(config.depth, files)));
+  const DataPath& path = *config.path;
+  // A tag has at most one SQE in flight, but for what its path adds.
+  Ring ring = TRY(Ring::for_queue(config.depth * path.sqes_per_tag, files));
+  if (path.has_table) TRY(ring.add_buffer_table(config.depth));
+  Queue queue(config, std::move(ring));
   TRY(queue.map());
   TRY(queue.fetch_all());
   return queue;
@@ -43,35 +42,25 @@ Result<void> Queue::map() {
   // Untouched memory costs nothing, so a deep queue of large buffers is only
   // as large as its use.
   const size_t stride = round_up(config_.max_io_bytes, kPageBytes);
-  buffers_ = TRY(MmapRegion::anonymous(stride * config_.depth));
+  if (config_.path->has_buffers)
+    buffers_ = TRY(MmapRegion::anonymous(stride * config_.depth));
   const auto* descs = reinterpret_cast<const ublksrv_io_desc*>(descs_.data());
   for (size_t tag = 0; tag < ios_.size(); tag++) {
-    ios_[tag].desc = descs + tag;
-    ios_[tag].buf = buffers_.data() + tag * stride;
+    Io& io = ios_[tag];
+    io.tag = static_cast<uint16_t>(tag);
+    io.desc = descs + tag;
+    if (config_.path->has_buffers) io.buf = buffers_.data() + tag * stride;
+    config_.path->init_tag(io);
   }
   return {};
 }
 
-void Queue::prepare_command(io_uring_sqe* sqe, uint32_t op, uint16_t tag,
-                            int result) {
-  std::memset(sqe, 0, sizeof(*sqe));
-  sqe->opcode = IORING_OP_URING_CMD;
-  sqe->flags = IOSQE_FIXED_FILE;
-  sqe->fd = kCharFile;
-  sqe->cmd_op = op;
-  sqe->user_data = tag;
-  auto* cmd = reinterpret_cast<ublksrv_io_cmd*>(sqe->cmd);
-  cmd->q_id = config_.q_id;
-  cmd->tag = tag;
-  cmd->result = result;
-  cmd->addr = reinterpret_cast<uintptr_t>(ios_[tag].buf);
-}
-
 Result<void> Queue::fetch_all() {
-  for (uint16_t tag = 0; tag < config_.depth; tag++) {
-    io_uring_sqe* sqe = io_uring_get_sqe(ring_.get());
-    if (!sqe) return fail_sys(ENOSPC, "ring entry for tag {}", tag);
-    prepare_command(sqe, UBLK_U_IO_FETCH_REQ, tag, 0);
+  for (const Io& io : ios_) {
+    io_uring_sqe* sqe = next_sqe();
+    if (!sqe) return fail_sys(ENOSPC, "ring entry for tag {}", io.tag);
+    prepare_command(sqe, UBLK_U_IO_FETCH_REQ, config_.q_id, io, 0,
+                    io.command_addr);
   }
   const int ret = io_uring_submit(ring_.get());
   if (ret < 0)
@@ -85,22 +74,73 @@ Result<void> Queue::fetch_all() {
   return {};
 }
 
-void Queue::handle(uint64_t user_data, int res) {
-  const auto tag = static_cast<uint16_t>(user_data & kTagMask);
-  Io& io = ios_[tag];
-  if (!(user_data & kTargetBit) && res != UBLK_IO_RES_OK) {
+void Queue::commit(Io& io, int result, io_uring_sqe* sqe) {
+  const DataPath& path = *config_.path;
+  // The driver would take what is missing for done.
+  if (io.has_data() && result >= 0 &&
+      static_cast<uint32_t>(result) < io.len_bytes() &&
+      !(path.resumes_reads && io.op() == UBLK_IO_OP_READ))
+    result = negative(EIO);
+  if (path.finish) sqe = path.finish(path_queue(), io, result, sqe);
+  prepare_command(sqe, UBLK_U_IO_COMMIT_AND_FETCH_REQ, config_.q_id, io, result,
+                  io.command_addr);
+}
+
+void Queue::issue(Io& io, io_uring_sqe* sqe) {
+  sqe->user_data = io.tag | kTargetSqe;
+  if (config_.path->issue) config_.path->issue(path_queue(), io, sqe);
+}
+
+// A command has completed: the tag is given back, or has a request.
+void Queue::deliver(Io& io, int res) {
+  if (res < 0) {
     live_tags_--;
     return;
   }
+  io_uring_sqe* sqe = next_sqe();
+  if (config_.path->deliver) {
+    const int step = config_.path->deliver(path_queue(), io, res, sqe);
+    if (step > 0) return;
+    if (step < 0) return commit(io, step, sqe);
+  }
   const Target& target = *config_.target;
-  io_uring_sqe* sqe = io_uring_get_sqe(ring_.get());
-  const std::optional<int> result = user_data & kTargetBit
-                                        ? target.ops->done(target, io, res, sqe)
-                                        : target.ops->start(target, io, sqe);
-  if (result)
-    prepare_command(sqe, UBLK_U_IO_COMMIT_AND_FETCH_REQ, tag, *result);
+  if (const auto result = target.ops->start(target, io, sqe))
+    commit(io, *result, sqe);
   else
-    sqe->user_data = tag | kTargetBit;
+    issue(io, sqe);
+}
+
+// The target's SQE has completed.
+void Queue::go_on(Io& io, int res) {
+  const Target& target = *config_.target;
+  io_uring_sqe* sqe = next_sqe();
+  // Without its buffer it was not issued.
+  if (io.register_error)
+    return commit(io, std::exchange(io.register_error, 0), sqe);
+  if (const auto result = target.ops->done(target, io, res, sqe))
+    commit(io, *result, sqe);
+  else
+    issue(io, sqe);
+}
+
+Result<void> Queue::handle(uint64_t user_data, int res) {
+  Io& io = ios_[user_data & kTagMask];
+  switch (user_data & ~kTagMask) {
+    case kCommandSqe:
+      deliver(io, res);
+      return {};
+    case kTargetSqe:
+      go_on(io, res);
+      return {};
+    case kRegisterSqe:
+      io.register_error = res;
+      io.registered = Io::Registered::no;
+      return {};
+    default:
+      // The driver waits for the buffer for ever.
+      return fail_sys(errno_of(res), "giving back the buffer of tag {}",
+                      io.tag);
+  }
 }
 
 Result<void> Queue::run() {
@@ -113,7 +153,7 @@ Result<void> Queue::run() {
     unsigned head, seen = 0;
     io_uring_cqe* cqe;
     io_uring_for_each_cqe(ring_.get(), head, cqe) {
-      handle(cqe->user_data, cqe->res);
+      TRY(handle(cqe->user_data, cqe->res));
       seen++;
     }
     io_uring_cq_advance(ring_.get(), seen);

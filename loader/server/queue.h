@@ -7,6 +7,7 @@
 #include <functional>
 #include <vector>
 
+#include "server/data_path.h"
 #include "server/target.h"
 #include "sys/mmap_region.h"
 #include "sys/ring.h"
@@ -16,21 +17,21 @@ namespace ublk {
 // Threads that serve a queue have names that begin so.
 inline constexpr std::string_view kQueueThreadPrefix = "ublk-q";
 
-// What a queue is made of. The descriptors and the target are borrowed: they
-// outlive the queue.
+// What a queue is made of. The descriptor, the target and the data path are
+// borrowed: they outlive the queue.
 struct QueueConfig {
   uint16_t q_id;
   uint16_t depth;
   uint32_t max_io_bytes;
   int char_fd;  // /dev/ublkcN
   const Target* target;
+  const DataPath* path;
   cpu_set_t cpus;
 };
 
-// One hardware queue on the copy path: the driver copies a WRITE's data into
-// the tag's buffer before the request is delivered, and a READ's out of it
-// when the result is committed. One ring, one thread, one system call per
-// batch; the thread sleeps in the kernel whenever there is nothing to do.
+// One hardware queue, served by a target on a data path. One ring, one thread,
+// one system call per batch; the thread sleeps in the kernel whenever there is
+// nothing to do.
 //
 // Everything happens on the thread that created it. Destruction drops the
 // ring and the mapping, after which the driver takes the queue for dead.
@@ -48,9 +49,16 @@ class Queue {
 
   Result<void> map();
   Result<void> fetch_all();
-  void handle(uint64_t user_data, int res);
-  void prepare_command(io_uring_sqe* sqe, uint32_t op, uint16_t tag,
-                       int result);
+  Result<void> handle(uint64_t user_data, int res);
+  void deliver(Io& io, int res);
+  void go_on(Io& io, int res);
+  void issue(Io& io, io_uring_sqe* sqe);
+  void commit(Io& io, int result, io_uring_sqe* sqe);
+  // There is one: the ring has room for what each tag may need at a time.
+  io_uring_sqe* next_sqe() { return io_uring_get_sqe(ring_.get()); }
+  PathQueue path_queue() const {
+    return {ring_.get(), config_.char_fd, config_.q_id};
+  }
 
   QueueConfig config_;
   Ring ring_;

@@ -10,8 +10,8 @@
 namespace ublk {
 
 Result<std::unique_ptr<Server>> Server::create(
-    Target target, UniqueFd char_fd, uint16_t depth, uint32_t max_io_bytes,
-    const std::vector<cpu_set_t>& queues) {
+    Target target, const DataPath& path, UniqueFd char_fd, uint16_t depth,
+    uint32_t max_io_bytes, const std::vector<cpu_set_t>& queues) {
   UniqueFd ended(::eventfd(0, EFD_CLOEXEC));
   if (!ended.valid()) return fail_sys(errno, "event of the queues");
   std::unique_ptr<Server> server(
@@ -22,6 +22,7 @@ Result<std::unique_ptr<Server>> Server::create(
                                 .max_io_bytes = max_io_bytes,
                                 .char_fd = server->char_fd_.get(),
                                 .target = &server->target_,
+                                .path = &path,
                                 .cpus = queues[q]});
   return server;
 }

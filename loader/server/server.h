@@ -20,8 +20,8 @@ class Server {
  public:
   // `queues` have the CPUs of each queue. Starts no thread yet.
   static Result<std::unique_ptr<Server>> create(
-      Target target, UniqueFd char_fd, uint16_t depth, uint32_t max_io_bytes,
-      const std::vector<cpu_set_t>& queues);
+      Target target, const DataPath& path, UniqueFd char_fd, uint16_t depth,
+      uint32_t max_io_bytes, const std::vector<cpu_set_t>& queues);
   ~Server();
 
   // Starts the threads and waits until each has fetched its tags. After an

@@ -46,12 +46,30 @@ inline constexpr int kFirstTargetFile = 1;
 // One tag's request.
 struct Io {
   const ublksrv_io_desc* desc = nullptr;
-  std::byte* buf = nullptr;  // max_io_bytes of it
+  std::byte* buf = nullptr;  // max_io_bytes of it; nullptr: see data_addr()
   uint32_t done_bytes = 0;
+
+  // Of the queue and its data path.
+  uint16_t tag = 0;
+  enum class Registered : uint8_t { no, by_server, by_driver };
+  Registered registered = Registered::no;
+  int register_error = 0;     // a negative errno
+  uint64_t command_addr = 0;  // ublksrv_io_cmd.addr of its commands
+  uint64_t sqe_addr = 0;      // sqe->addr of its commands
 
   uint8_t op() const { return ublksrv_get_op(desc); }
   // Of data, for a request that has any. Not for discards: may overflow.
   uint32_t len_bytes() const { return desc->nr_sectors << 9; }
+  bool has_data() const {
+    return op() == UBLK_IO_OP_READ || op() == UBLK_IO_OP_WRITE;
+  }
+  // For an SQE that reads or writes what is not done yet: where it is in the
+  // tag's memory. On a data path that gives the server none, the offset in the
+  // request's data, and the path sees to the rest.
+  void* data_addr() const {
+    return reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(buf) +
+                                   done_bytes);
+  }
 };
 
 // A target is this table, in a file of its own.

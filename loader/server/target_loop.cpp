@@ -117,11 +117,11 @@ std::optional<int> prepare(const Target& target, const Io& io,
       target.spec.offset_bytes + (io.desc->start_sector << kSectorShift);
   switch (io.op()) {
     case UBLK_IO_OP_READ:
-      io_uring_prep_read(sqe, kFirstTargetFile, io.buf + io.done_bytes,
+      io_uring_prep_read(sqe, kFirstTargetFile, io.data_addr(),
                          io.len_bytes() - io.done_bytes, off + io.done_bytes);
       break;
     case UBLK_IO_OP_WRITE:
-      io_uring_prep_write(sqe, kFirstTargetFile, io.buf + io.done_bytes,
+      io_uring_prep_write(sqe, kFirstTargetFile, io.data_addr(),
                           io.len_bytes() - io.done_bytes, off + io.done_bytes);
       if (io.desc->op_flags & UBLK_IO_F_FUA) sqe->rw_flags = RWF_DSYNC;
       break;
@@ -154,8 +154,7 @@ std::optional<int> done(const Target& target, Io& io, int res,
     if (!result) sqe->flags |= IOSQE_ASYNC;
     return result;
   }
-  const bool data = io.op() == UBLK_IO_OP_READ || io.op() == UBLK_IO_OP_WRITE;
-  if (!data) return code ? res : 0;
+  if (!io.has_data()) return code ? res : 0;
   // The rest of a file that ends within a block is not aligned any more.
   if (code == EINVAL && io.done_bytes) return negative(EIO);
   if (code) return res;

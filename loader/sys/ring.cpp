@@ -52,4 +52,11 @@ Result<Ring> Ring::for_queue(unsigned entries, std::span<const int> files) {
   return ring;
 }
 
+Result<void> Ring::add_buffer_table(unsigned buffers) {
+  const int ret = io_uring_register_buffers_sparse(ring_.get(), buffers);
+  if (ret < 0)
+    return fail_sys(errno_of(ret), "registration of {} buffers", buffers);
+  return {};
+}
+
 }  // namespace ublk

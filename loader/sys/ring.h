@@ -25,6 +25,9 @@ class Ring {
   // ring and files. The files are addressed by their index in `files`.
   static Result<Ring> for_queue(unsigned entries, std::span<const int> files);
 
+  // For IORING_OP_READ_FIXED and such: a table of so many buffers, all empty.
+  Result<void> add_buffer_table(unsigned buffers);
+
   io_uring* get() const { return ring_.get(); }
 
  private:
