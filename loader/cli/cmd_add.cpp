@@ -41,6 +41,44 @@ Result<uint64_t> recovery_flags(const AddOptions& options) {
   return flags;
 }
 
+std::string data_path_help() {
+  std::string text = "how data gets to the server: auto: the best that the "
+                     "kernel has;";
+  for (const DataPath* path : all_data_paths())
+    text += fmt(" {}: {};", path->name, path->summary);
+  text.pop_back();
+  return text;
+}
+
+// --data-path, or one of the flags that other ublk tools have for it.
+Result<std::string> data_path(const AddOptions& options) {
+  struct Flag {
+    bool given;
+    const char* name;
+    const DataPath& path;
+  };
+  const Flag flags[] = {
+      {options.user_copy, "-u", kUserCopyPath},
+      {options.need_get_data, "-g", kNeedGetDataPath},
+      // Other tools want both for automatic registration.
+      {options.zero_copy && !options.auto_zero_copy, "-z", kZeroCopyPath},
+      {options.auto_zero_copy, "--auto-zc", kAutoZeroCopyPath},
+  };
+  std::string chosen = options.data_path;
+  std::string by = fmt("--data-path {}", chosen);
+  if (!chosen.empty() && chosen != kAutoDataPath) TRY(find_data_path(chosen));
+  for (const Flag& flag : flags) {
+    if (!flag.given || chosen == flag.path.name) continue;
+    if (!chosen.empty())
+      return fail(EINVAL,
+                  "{} and {} exclude each other: a device has one data path",
+                  by, flag.name);
+    chosen = flag.path.name;
+    by = flag.name;
+  }
+  return chosen.empty() ? std::string(kCopyPath.name) : chosen;
+}
+
 Result<void> check_block_size(uint32_t bytes) {
   if (bytes == 0 || (is_power_of_2(bytes) && bytes >= 512 && bytes <= 4096))
     return {};
@@ -88,6 +126,7 @@ Result<AddRequest> add_request(const AddOptions& options) {
   request.nr_hw_queues = static_cast<uint16_t>(options.queues);
   request.queue_depth = static_cast<uint16_t>(options.depth);
   request.recovery_flags = TRY(recovery_flags(options));
+  request.data_path = TRY(data_path(options));
   request.bpf = !options.no_bpf;
   return request;
 }
@@ -119,6 +158,15 @@ void define_add(Arguments& command, Options& options) {
                  "and give the new server what the old one had begun");
   command.toggle("-e,--user_recovery_fail_io", add.fail_io,
                  "and fail I/O meanwhile, instead of keeping it");
+  command.text("--data-path", add.data_path, "PATH", data_path_help());
+  command.flag("-u,--user-copy,--user_copy,--usercopy", add.user_copy,
+               "--data-path user-copy");
+  command.toggle("-g,--need-get-data,--need_get_data,--get_data",
+                 add.need_get_data, "--data-path need-get-data");
+  command.flag("-z,--zero-copy,--zero_copy", add.zero_copy,
+               "--data-path zero-copy");
+  command.flag("--auto-zc,--auto_zc", add.auto_zero_copy,
+               "--data-path auto-zero-copy");
   command.flag("--no-bpf", add.no_bpf, "no BPF program can be attached");
   command.flag("--foreground", add.foreground,
                "serve in this process, until SIGTERM or SIGINT");

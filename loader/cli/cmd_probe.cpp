@@ -19,6 +19,8 @@ int run_probe(const Options& options) {
   }
   say(fmt("kernel {}: ublk driver {}, BPF {}", found.kernel,
           found.ublk_module ? "there" : "missing", face_name(found.face.face)));
+  if (!found.data_path.empty())
+    say(fmt("data path by default: {}", found.data_path));
   for (const Feature& feature : found.features) {
     say(fmt("{:3} {:22} {}", feature.available ? "yes" : "no", feature.name,
             feature.needs));

@@ -30,6 +30,11 @@ struct AddOptions {
   bool recovery = false;
   bool reissue = false;
   bool fail_io = false;
+  std::string data_path;
+  bool user_copy = false;
+  bool need_get_data = false;
+  bool zero_copy = false;
+  bool auto_zero_copy = false;
   bool no_bpf = false;
   bool foreground = false;
 };

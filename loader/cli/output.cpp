@@ -4,6 +4,8 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "server/data_path.h"
+
 namespace ublk::cli {
 
 namespace {
@@ -117,6 +119,7 @@ json device_to_json(const Device& device) {
       {"max_io_bytes", uint64_t{device.params.basic.max_sectors} << 9},
       {"read_only", device.read_only()},
       {"recovery", recovery_name(info.flags)},
+      {"data_path", data_path_of(info.flags).name},
       {"bpf_capable", (info.flags & UBLK_F_BPF) != 0},
       {"server", nullptr},
       {"bpf", nullptr}};
@@ -166,6 +169,8 @@ std::string probe_json(const Probe& probe) {
   return dump({{"kernel", probe.kernel},
                {"face", face_name(probe.face.face)},
                {"ublk_module", probe.ublk_module},
+               {"data_path", probe.data_path.empty() ? json(nullptr)
+                                                     : json(probe.data_path)},
                {"features", features}});
 }
 
@@ -206,7 +211,8 @@ std::string device_text(const Device& device) {
   if (device.state) {
     text += fmt("\ttarget {}", device.state->target.type);
     for (const auto& file : device.state->target.files) text += " " + file;
-    text += fmt(" recovery {}{}\n", recovery_name(info.flags),
+    text += fmt(" recovery {} data path {}{}\n", recovery_name(info.flags),
+                data_path_of(info.flags).name,
                 device.read_only() ? " read-only" : "");
   }
   if (const auto& server = device.server)

@@ -8,6 +8,7 @@
 #include <cerrno>
 
 #include "ctrl/control.h"
+#include "server/data_path.h"
 #include "sys/ring.h"
 
 namespace ublk {
@@ -27,10 +28,14 @@ constexpr std::array kFlags = {
                 "begun I/O is repeated (add -i)"},
     FlagFeature{"user_recovery_fail_io", UBLK_F_USER_RECOVERY_FAIL_IO,
                 "I/O fails meanwhile (add -e)"},
-    FlagFeature{"user_copy", UBLK_F_USER_COPY, "copying by pread and pwrite"},
-    FlagFeature{"zero_copy", UBLK_F_SUPPORT_ZERO_COPY, "registered buffers"},
+    FlagFeature{"user_copy", UBLK_F_USER_COPY,
+                "copying by pread and pwrite (add -u)"},
+    FlagFeature{"need_get_data", UBLK_F_NEED_GET_DATA,
+                "copying a write's data when asked to (add -g)"},
+    FlagFeature{"zero_copy", UBLK_F_SUPPORT_ZERO_COPY,
+                "registered buffers (add -z)"},
     FlagFeature{"auto_buf_reg", UBLK_F_AUTO_BUF_REG,
-                "automatic registration of buffers"},
+                "automatic registration of buffers (add --auto-zc)"},
     FlagFeature{"batch_io", UBLK_F_BATCH_IO, "delivery in batches"},
     FlagFeature{"shmem_zero_copy", UBLK_F_SHMEM_ZC,
                 "zero copy of shared memory"},
@@ -81,10 +86,12 @@ Probe probe() {
   auto control = Control::open();
   auto asked = control ? control->features()
                        : Result<uint64_t>(std::unexpected(control.error()));
-  if (asked)
+  if (asked) {
     features = *asked;
-  else
+    result.data_path = (*choose_data_path(kAutoDataPath, features))->name;
+  } else {
     no_features = asked.error().line();
+  }
   result.features.push_back({.name = "ublk",
                              .available = asked.has_value(),
                              .needs = "the driver ublk_drv, and root",

@@ -19,6 +19,7 @@ struct Probe {
   std::string kernel;  // as uname -r has it
   FaceInfo face;
   bool ublk_module = false;  // /dev/ublk-control is there
+  std::string data_path;     // what a device gets by default; "" unknown
   std::vector<Feature> features;
 };
 

@@ -69,8 +69,10 @@ std::string new_instance() {
   return fmt("{}-{}.{:09}", ::getpid(), now.tv_sec, now.tv_nsec);
 }
 
-uint64_t flags_of(const AddRequest& request, uint64_t features) {
-  uint64_t flags = UBLK_F_CMD_IOCTL_ENCODE | request.recovery_flags;
+uint64_t flags_of(const AddRequest& request, const DataPath& path,
+                  uint64_t features) {
+  uint64_t flags =
+      UBLK_F_CMD_IOCTL_ENCODE | request.recovery_flags | path.flags;
   if (request.bpf) flags |= features & UBLK_F_BPF;
   return flags;
 }
@@ -161,6 +163,8 @@ Result<void> serve_to_the_end(Workplace& place, std::unique_ptr<Server> server,
 
 Result<void> serve_new(const AddRequest& request, const ServeHooks& hooks) {
   Workplace place = TRY(Workplace::open());
+  const uint64_t features = TRY(place.control.features());
+  const DataPath* path = TRY(choose_data_path(request.data_path, features));
   Target target = TRY(open_target(request.target));
   settle(hooks);
 
@@ -169,7 +173,7 @@ Result<void> serve_new(const AddRequest& request, const ServeHooks& hooks) {
   info.nr_hw_queues = request.nr_hw_queues;
   info.queue_depth = request.queue_depth;
   info.max_io_buf_bytes = request.target.max_io_bytes;
-  info.flags = flags_of(request, TRY(place.control.features()));
+  info.flags = flags_of(request, *path, features);
   auto added = place.control.add(info);
   if (!added && added.error().code() == EEXIST)
     return std::unexpected(std::move(added).error().hint(fmt(
@@ -177,6 +181,8 @@ Result<void> serve_new(const AddRequest& request, const ServeHooks& hooks) {
   TRY(std::move(added));
 
   NewDevice device(place, info.dev_id);
+  // The driver leaves out what it cannot do for this device.
+  TRY_IN(device_name(info.dev_id), check_data_path(*path, info.flags));
   ublk_params params = target.params;
   TRY(place.control.set_params(info.dev_id, params));
   const DeviceState state{.dev_id = info.dev_id,

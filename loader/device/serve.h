@@ -5,9 +5,11 @@
 
 #include <cstdint>
 #include <functional>
+#include <string>
 
 #include "ctrl/control.h"
 #include "device/device.h"
+#include "server/data_path.h"
 #include "server/target.h"
 #include "sys/error.h"
 
@@ -19,6 +21,7 @@ struct AddRequest {
   uint16_t nr_hw_queues = 1;
   uint16_t queue_depth = 128;
   uint64_t recovery_flags = 0;  // UBLK_F_USER_RECOVERY*
+  std::string data_path{kAutoDataPath};
   bool bpf = true;              // UBLK_F_BPF where the driver offers it
 };
 

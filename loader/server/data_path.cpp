@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "server/data_path.h"
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cerrno>
@@ -9,16 +10,17 @@ namespace ublk {
 
 namespace {
 
-// The best first. copy, which every driver has, is the last resort of "auto"
-// and has no flags of its own; what is behind it is for those who ask.
-constexpr std::array kPaths = {&kCopyPath};
+// The best first. Every driver has copy, so "auto" goes no further; what is
+// behind it is for those who ask.
+constexpr std::array kPaths = {&kAutoZeroCopyPath, &kZeroCopyPath, &kCopyPath,
+                               &kUserCopyPath, &kNeedGetDataPath};
 
 }  // namespace
 
 std::span<const DataPath* const> all_data_paths() { return kPaths; }
 
 Result<const DataPath*> find_data_path(std::string_view name) {
-  std::string names = "auto";
+  std::string names(kAutoDataPath);
   for (const DataPath* path : all_data_paths()) {
     if (path->name == name) return path;
     names += fmt(", {}", path->name);
@@ -47,11 +49,10 @@ Result<void> check_data_path(const DataPath& path, uint64_t features) {
 
 Result<const DataPath*> choose_data_path(std::string_view name,
                                          uint64_t features) {
-  if (name == "auto") {
-    for (const DataPath* path : all_data_paths())
-      if (check_data_path(*path, features)) return path;
-    return &kCopyPath;
-  }
+  if (name == kAutoDataPath)
+    return *std::ranges::find_if(kPaths, [&](const DataPath* path) {
+      return check_data_path(*path, features).has_value();
+    });
   const DataPath* path = TRY(find_data_path(name));
   TRY(check_data_path(*path, features));
   return path;

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <span>
 #include <string_view>
+#include <utility>
 
 #include "server/target.h"
 #include "sys/error.h"
@@ -66,6 +67,9 @@ struct DataPath {
                           io_uring_sqe* sqe);
 };
 
+// The best that the driver offers.
+inline constexpr std::string_view kAutoDataPath = "auto";
+
 std::span<const DataPath* const> all_data_paths();
 // EINVAL, with the names that there are.
 Result<const DataPath*> find_data_path(std::string_view name);
@@ -74,7 +78,7 @@ Result<const DataPath*> find_data_path(std::string_view name);
 const DataPath& data_path_of(uint64_t dev_flags);
 // EOPNOTSUPP: the driver, which has these features, lacks what it takes.
 Result<void> check_data_path(const DataPath& path, uint64_t features);
-// "auto" is the best that the driver offers.
+// By name, or kAutoDataPath.
 Result<const DataPath*> choose_data_path(std::string_view name,
                                          uint64_t features);
 
@@ -95,6 +99,15 @@ inline void prepare_command(io_uring_sqe* sqe, uint32_t op, uint16_t q_id,
   cmd->addr = addr;
 }
 
+// Of the paths on which the target works on the request's own pages.
+void issue_fixed(const PathQueue& queue, Io& io, io_uring_sqe* sqe);
+io_uring_sqe* finish_fixed(const PathQueue& queue, Io& io, int& result,
+                           io_uring_sqe* sqe);
+
 extern const DataPath kCopyPath;
+extern const DataPath kUserCopyPath;
+extern const DataPath kNeedGetDataPath;
+extern const DataPath kZeroCopyPath;
+extern const DataPath kAutoZeroCopyPath;
 
 }  // namespace ublk

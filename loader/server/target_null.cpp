@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: MIT
 //
 // null: completes every request at once. Writes are lost, reads have whatever
-// the server's buffer held, which is zeroes or earlier data of this device.
+// the server's buffer held, which is zeroes or earlier data of this device. On
+// a data path without such a buffer they are read from /dev/zero: otherwise
+// what the reader's pages held before, which is anybody's, would come back.
+
+#include <errno.h>
+#include <fcntl.h>
 
 #include "server/target.h"
 
@@ -31,21 +36,38 @@ Result<void> init(Target& target) {
   params.discard.max_discard_sectors = UINT32_MAX >> 9;
   params.discard.max_write_zeroes_sectors = UINT32_MAX >> 9;
   params.discard.max_discard_segments = 1;
+  Backing zero;
+  zero.path = "/dev/zero";
+  zero.fd = TRY(UniqueFd::open(zero.path, O_RDONLY));
+  target.files.push_back(std::move(zero));
   return {};
 }
 
-std::optional<int> start(const Target&, Io& io, io_uring_sqe*) {
-  switch (io.op()) {
-    case UBLK_IO_OP_READ:
-    case UBLK_IO_OP_WRITE:
-      return static_cast<int>(io.len_bytes());
-    default:
-      return 0;
-  }
+void read_zeroes(const Io& io, io_uring_sqe* sqe) {
+  io_uring_prep_read(sqe, kFirstTargetFile, io.data_addr(),
+                     io.len_bytes() - io.done_bytes, 0);
+  sqe->flags = IOSQE_FIXED_FILE;
 }
 
-std::optional<int> done(const Target&, Io&, int res, io_uring_sqe*) {
-  return res;
+std::optional<int> start(const Target&, Io& io, io_uring_sqe* sqe) {
+  if (!io.has_data()) return 0;
+  if (io.op() == UBLK_IO_OP_READ && !io.buf) {
+    io.done_bytes = 0;
+    read_zeroes(io, sqe);
+    return std::nullopt;
+  }
+  return static_cast<int>(io.len_bytes());
+}
+
+std::optional<int> done(const Target&, Io& io, int res, io_uring_sqe* sqe) {
+  const int code = errno_of(res);
+  if (code && code != EAGAIN && code != EINTR) return res;
+  if (!code) io.done_bytes += static_cast<uint32_t>(res);
+  if (!code && (res == 0 || io.done_bytes >= io.len_bytes()))
+    return static_cast<int>(io.done_bytes);
+  read_zeroes(io, sqe);
+  if (code) sqe->flags |= IOSQE_ASYNC;
+  return std::nullopt;
 }
 
 }  // namespace

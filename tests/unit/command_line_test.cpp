@@ -149,6 +149,35 @@ TEST(Add, TakesRecoveryBareOrWithANumber) {
   }
 }
 
+struct DataPathCase {
+  Args args;
+  const char* path;
+};
+
+TEST(Add, TakesTheDataPathByNameAndByTheFlagsOfOtherTools) {
+  const DataPathCase cases[] = {
+      {{}, "copy"},
+      {{"--data-path", "auto"}, "auto"},
+      {{"--data-path", "copy"}, "copy"},
+      {{"-u"}, "user-copy"},
+      {{"--usercopy"}, "user-copy"},
+      {{"-g"}, "need-get-data"},
+      {{"-g", "1"}, "need-get-data"},
+      {{"-g", "0"}, "copy"},
+      {{"-z"}, "zero-copy"},
+      {{"--auto_zc"}, "auto-zero-copy"},
+      {{"-z", "--auto-zc"}, "auto-zero-copy"},
+      {{"-z", "--data-path", "zero-copy"}, "zero-copy"},
+  };
+  for (const auto& [more, path] : cases) {
+    Args args = {"-t", "null"};
+    args.insert(args.end(), more.begin(), more.end());
+    const auto request = add(args);
+    ASSERT_TRUE(request) << request.error().line();
+    EXPECT_EQ(request->data_path, path);
+  }
+}
+
 TEST(Add, RefusesWhatDoesNotGoTogether) {
   const Args cases[] = {
       {"-t", "tape"},
@@ -163,6 +192,10 @@ TEST(Add, RefusesWhatDoesNotGoTogether) {
       {"-t", "null", "--max-io", "64M"},
       {"-t", "null", "--max-io", "5000"},
       {"-t", "null", "-i", "-e"},
+      {"-t", "null", "-u", "-z"},
+      {"-t", "null", "-g", "--auto-zc"},
+      {"-t", "null", "-z", "--data-path", "copy"},
+      {"-t", "null", "--data-path", "teleport"},
   };
   for (const Args& args : cases) {
     const auto request = add(args);

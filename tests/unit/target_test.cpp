@@ -150,7 +150,10 @@ TEST_F(Loop, KeepsTheErrorOfTheFile) {
 TEST(Null, CompletesAtOnce) {
   ublksrv_io_desc desc{};
   desc.nr_sectors = 8;
-  Io io{.desc = &desc};
+  std::byte buffer[1];
+  Io io;
+  io.desc = &desc;
+  io.buf = buffer;
   io_uring_sqe sqe{};
   for (uint32_t op : {UBLK_IO_OP_READ, UBLK_IO_OP_WRITE}) {
     desc.op_flags = op;
@@ -158,6 +161,28 @@ TEST(Null, CompletesAtOnce) {
   }
   desc.op_flags = UBLK_IO_OP_FLUSH;
   EXPECT_EQ(*kNullTarget.start({}, io, &sqe), 0);
+}
+
+TEST(Null, ReadsZeroesWhereTheServerHasNoMemory) {
+  ublksrv_io_desc desc{};
+  desc.op_flags = UBLK_IO_OP_READ;
+  desc.nr_sectors = 8;
+  Io io;
+  io.desc = &desc;
+  io_uring_sqe sqe{};
+  EXPECT_FALSE(kNullTarget.start({}, io, &sqe));
+  EXPECT_EQ(sqe.opcode, IORING_OP_READ);
+  EXPECT_EQ(sqe.fd, kFirstTargetFile);
+  EXPECT_EQ(sqe.len, 4096U);
+  EXPECT_FALSE(kNullTarget.done({}, io, 1024, &sqe));
+  EXPECT_EQ(sqe.len, 3072U);
+  EXPECT_EQ(sqe.addr, 1024U);
+  EXPECT_FALSE(kNullTarget.done({}, io, -EAGAIN, &sqe));
+  EXPECT_TRUE(sqe.flags & IOSQE_ASYNC);
+  EXPECT_EQ(*kNullTarget.done({}, io, 3072, &sqe), 4096);
+  EXPECT_EQ(*kNullTarget.done({}, io, -EIO, &sqe), -EIO);
+  desc.op_flags = UBLK_IO_OP_WRITE;
+  EXPECT_EQ(*kNullTarget.start({}, io, &sqe), 4096);
 }
 
 std::string image(uint64_t bytes) {
