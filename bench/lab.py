@@ -134,7 +134,7 @@ class Ublk:
 
     def __init__(self, file, *options):
         have_module("ublk_drv")
-        info = ublk("add", "-t", "loop", "-f", file, "-q", 1, "-d", 128, *options)
+        info = ublk("add", "-t", "loop", "-f", file, "-q", 1, "-d", 128, "--data-path", "copy", *options)
         self.id = info["dev_id"]
         self.node = wait_for(info["block"])
         # A device that can have a program has none by itself; one that cannot has what its kernel gives to a single queue.

@@ -76,7 +76,7 @@ Result<std::string> data_path(const AddOptions& options) {
     chosen = flag.path.name;
     by = flag.name;
   }
-  return chosen.empty() ? std::string(kCopyPath.name) : chosen;
+  return chosen.empty() ? std::string(kAutoDataPath) : chosen;
 }
 
 Result<void> check_block_size(uint32_t bytes) {

@@ -156,14 +156,14 @@ struct DataPathCase {
 
 TEST(Add, TakesTheDataPathByNameAndByTheFlagsOfOtherTools) {
   const DataPathCase cases[] = {
-      {{}, "copy"},
+      {{}, "auto"},
       {{"--data-path", "auto"}, "auto"},
       {{"--data-path", "copy"}, "copy"},
       {{"-u"}, "user-copy"},
       {{"--usercopy"}, "user-copy"},
       {{"-g"}, "need-get-data"},
       {{"-g", "1"}, "need-get-data"},
-      {{"-g", "0"}, "copy"},
+      {{"-g", "0"}, "auto"},
       {{"-z"}, "zero-copy"},
       {{"--auto_zc"}, "auto-zero-copy"},
       {{"-z", "--auto-zc"}, "auto-zero-copy"},

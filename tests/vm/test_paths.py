@@ -142,3 +142,12 @@ def test_flags_of_other_tools_choose_the_path(lab, name, features):
     device = cli.Device(outcome.json)
     lab.cleanup(device.delete)
     assert device.info()["data_path"] == name
+
+
+def test_default_is_the_best_that_the_driver_has(lab, features):
+    best = next(
+        name for name in ("auto-zero-copy", "zero-copy", "copy")
+        if PATHS[name][1] is None or features[PATHS[name][1]]
+    )
+    assert cli.ok("probe")["data_path"] == best
+    assert lab.add("null").info()["data_path"] == best
