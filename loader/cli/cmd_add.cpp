@@ -127,6 +127,10 @@ Result<AddRequest> add_request(const AddOptions& options) {
   request.queue_depth = static_cast<uint16_t>(options.depth);
   request.recovery_flags = TRY(recovery_flags(options));
   request.data_path = TRY(data_path(options));
+  request.batch = options.batch;
+  if (options.batch && request.data_path == kNeedGetDataPath.name)
+    return fail(EINVAL,
+                "-b and -g exclude each other: a batch has a write's data");
   request.bpf = !options.no_bpf;
   return request;
 }
@@ -167,6 +171,9 @@ void define_add(Arguments& command, Options& options) {
                "--data-path zero-copy");
   command.flag("--auto-zc,--auto_zc", add.auto_zero_copy,
                "--data-path auto-zero-copy");
+  command.flag("-b,--batch", add.batch,
+               "many requests by one command, on any of these paths but "
+               "need-get-data");
   command.flag("--no-bpf", add.no_bpf, "no BPF program can be attached");
   command.flag("--foreground", add.foreground,
                "serve in this process, until SIGTERM or SIGINT");

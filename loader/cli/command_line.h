@@ -35,6 +35,7 @@ struct AddOptions {
   bool need_get_data = false;
   bool zero_copy = false;
   bool auto_zero_copy = false;
+  bool batch = false;
   bool no_bpf = false;
   bool foreground = false;
 };

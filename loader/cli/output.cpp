@@ -120,6 +120,7 @@ json device_to_json(const Device& device) {
       {"read_only", device.read_only()},
       {"recovery", recovery_name(info.flags)},
       {"data_path", data_path_of(info.flags).name},
+      {"batch", (info.flags & UBLK_F_BATCH_IO) != 0},
       {"bpf_capable", (info.flags & UBLK_F_BPF) != 0},
       {"server", nullptr},
       {"bpf", nullptr}};
@@ -211,8 +212,9 @@ std::string device_text(const Device& device) {
   if (device.state) {
     text += fmt("\ttarget {}", device.state->target.type);
     for (const auto& file : device.state->target.files) text += " " + file;
-    text += fmt(" recovery {} data path {}{}\n", recovery_name(info.flags),
+    text += fmt(" recovery {} data path {}{}{}\n", recovery_name(info.flags),
                 data_path_of(info.flags).name,
+                info.flags & UBLK_F_BATCH_IO ? " in batches" : "",
                 device.read_only() ? " read-only" : "");
   }
   if (const auto& server = device.server)

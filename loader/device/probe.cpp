@@ -36,7 +36,7 @@ constexpr std::array kFlags = {
                 "registered buffers (add -z)"},
     FlagFeature{"auto_buf_reg", UBLK_F_AUTO_BUF_REG,
                 "automatic registration of buffers (add --auto-zc)"},
-    FlagFeature{"batch_io", UBLK_F_BATCH_IO, "delivery in batches"},
+    FlagFeature{"batch_io", UBLK_F_BATCH_IO, "delivery in batches (add -b)"},
     FlagFeature{"shmem_zero_copy", UBLK_F_SHMEM_ZC,
                 "zero copy of shared memory"},
     FlagFeature{"update_size", UBLK_F_UPDATE_SIZE, "resizing"},

@@ -73,6 +73,7 @@ uint64_t flags_of(const AddRequest& request, const DataPath& path,
                   uint64_t features) {
   uint64_t flags =
       UBLK_F_CMD_IOCTL_ENCODE | request.recovery_flags | path.flags;
+  if (request.batch) flags |= UBLK_F_BATCH_IO;
   if (request.bpf) flags |= features & UBLK_F_BPF;
   return flags;
 }
@@ -106,9 +107,7 @@ Result<std::unique_ptr<Server>> make_server(Workplace& place, Target target,
                                             const ublksrv_ctrl_dev_info& info) {
   UniqueFd char_fd = TRY(open_char(place.dev_dir, info.dev_id));
   const auto cpus = TRY(queue_cpus(place.control, info));
-  return Server::create(std::move(target), data_path_of(info.flags),
-                        std::move(char_fd), info.queue_depth,
-                        info.max_io_buf_bytes, cpus);
+  return Server::create(std::move(target), std::move(char_fd), info, cpus);
 }
 
 // What protects against waiting for oneself. Not having the right to it is
@@ -165,6 +164,7 @@ Result<void> serve_new(const AddRequest& request, const ServeHooks& hooks) {
   Workplace place = TRY(Workplace::open());
   const uint64_t features = TRY(place.control.features());
   const DataPath* path = TRY(choose_data_path(request.data_path, features));
+  if (request.batch) TRY(check_batch(*path, features));
   Target target = TRY(open_target(request.target));
   settle(hooks);
 
@@ -183,6 +183,8 @@ Result<void> serve_new(const AddRequest& request, const ServeHooks& hooks) {
   NewDevice device(place, info.dev_id);
   // The driver leaves out what it cannot do for this device.
   TRY_IN(device_name(info.dev_id), check_data_path(*path, info.flags));
+  if (request.batch)
+    TRY_IN(device_name(info.dev_id), check_batch(*path, info.flags));
   ublk_params params = target.params;
   TRY(place.control.set_params(info.dev_id, params));
   const DeviceState state{.dev_id = info.dev_id,

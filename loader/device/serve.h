@@ -22,6 +22,7 @@ struct AddRequest {
   uint16_t queue_depth = 128;
   uint64_t recovery_flags = 0;  // UBLK_F_USER_RECOVERY*
   std::string data_path{kAutoDataPath};
+  bool batch = false;           // UBLK_F_BATCH_IO
   bool bpf = true;              // UBLK_F_BPF where the driver offers it
 };
 

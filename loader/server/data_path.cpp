@@ -47,6 +47,18 @@ Result<void> check_data_path(const DataPath& path, uint64_t features) {
           .hint("--data-path auto takes the best that there is"));
 }
 
+Result<void> check_batch(const DataPath& path, uint64_t features) {
+  if (path.flags & UBLK_F_NEED_GET_DATA)
+    return fail(EINVAL, "data path {}: cannot be had in batches (-b)",
+                path.name);
+  if (features & UBLK_F_BATCH_IO) return {};
+  return std::unexpected(
+      Error::plain(EOPNOTSUPP,
+                   "batch I/O: this kernel lacks it: needs UBLK_F_BATCH_IO of "
+                   "ublk_drv (linux 7.0 and later)")
+          .hint("without -b"));
+}
+
 Result<const DataPath*> choose_data_path(std::string_view name,
                                          uint64_t features) {
   if (name == kAutoDataPath)

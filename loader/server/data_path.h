@@ -20,6 +20,10 @@ enum SqeKind : uint64_t {
   kTargetSqe = 1ULL << 16,      // the target's
   kRegisterSqe = 2ULL << 16,    // completes only if it has failed
   kUnregisterSqe = 3ULL << 16,  // completes only if it has failed
+  // Of batches, without a tag.
+  kPrepareSqe = 4ULL << 16,
+  kFetchSqe = 5ULL << 16,
+  kCommitSqe = 6ULL << 16,  // completes only if it has failed
 };
 inline constexpr uint64_t kTagMask = 0xffff;
 
@@ -61,10 +65,8 @@ struct DataPath {
   // The target has prepared `sqe`, all of it; it may be moved to another of
   // the ring's to make room before it.
   void (*issue)(const PathQueue& queue, Io& io, io_uring_sqe* sqe);
-  // The request is about to end with `result`, which may be changed. Returns
-  // the SQE that is free for the command: `sqe`, or the next if that was used.
-  io_uring_sqe* (*finish)(const PathQueue& queue, Io& io, int& result,
-                          io_uring_sqe* sqe);
+  // The request is about to end with `result`, which may be changed.
+  void (*finish)(const PathQueue& queue, Io& io, int& result);
 };
 
 // The best that the driver offers.
@@ -78,6 +80,9 @@ Result<const DataPath*> find_data_path(std::string_view name);
 const DataPath& data_path_of(uint64_t dev_flags);
 // EOPNOTSUPP: the driver, which has these features, lacks what it takes.
 Result<void> check_data_path(const DataPath& path, uint64_t features);
+// The same of delivery in batches, which goes with any path that has no
+// command of its own between delivery and commit. EINVAL: not with this one.
+Result<void> check_batch(const DataPath& path, uint64_t features);
 // By name, or kAutoDataPath.
 Result<const DataPath*> choose_data_path(std::string_view name,
                                          uint64_t features);
@@ -101,8 +106,7 @@ inline void prepare_command(io_uring_sqe* sqe, uint32_t op, uint16_t q_id,
 
 // Of the paths on which the target works on the request's own pages.
 void issue_fixed(const PathQueue& queue, Io& io, io_uring_sqe* sqe);
-io_uring_sqe* finish_fixed(const PathQueue& queue, Io& io, int& result,
-                           io_uring_sqe* sqe);
+void finish_fixed(const PathQueue& queue, Io& io, int& result);
 
 extern const DataPath kCopyPath;
 extern const DataPath kUserCopyPath;

@@ -43,12 +43,10 @@ int deliver(const PathQueue& queue, Io& io, int, io_uring_sqe*) {
              : 0;
 }
 
-io_uring_sqe* finish(const PathQueue& queue, Io& io, int& result,
-                     io_uring_sqe* sqe) {
+void finish(const PathQueue& queue, Io& io, int& result) {
   if (io.op() == UBLK_IO_OP_READ && result > 0)
     if (const int error = copy(::pwrite, queue, io, io.len_bytes()))
       result = error;
-  return sqe;
 }
 
 }  // namespace

@@ -34,14 +34,13 @@ void issue_fixed(const PathQueue& queue, Io& io, io_uring_sqe* sqe) {
   io.registered = Io::Registered::by_server;
 }
 
-io_uring_sqe* finish_fixed(const PathQueue& queue, Io& io, int&,
-                           io_uring_sqe* sqe) {
+void finish_fixed(const PathQueue& queue, Io& io, int&) {
   const auto registered = std::exchange(io.registered, Io::Registered::no);
-  if (registered != Io::Registered::by_server) return sqe;
+  if (registered != Io::Registered::by_server) return;
+  io_uring_sqe* sqe = io_uring_get_sqe(queue.ring);
   prepare_command(sqe, UBLK_U_IO_UNREGISTER_IO_BUF, queue.q_id, io, 0, io.tag);
   sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
   sqe->user_data = io.tag | kUnregisterSqe;
-  return io_uring_get_sqe(queue.ring);
 }
 
 namespace {

@@ -8,6 +8,8 @@ namespace ublk {
 
 namespace {
 
+// A fetch and a commit.
+constexpr unsigned kBatchCommands = 2;
 constexpr size_t kPageBytes = 4096;
 
 size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
@@ -20,11 +22,22 @@ Result<Queue> Queue::create(const QueueConfig& config) {
     files.push_back(file.fd.get());
   const DataPath& path = *config.path;
   // A tag has at most one SQE in flight, but for what its path adds.
-  Ring ring = TRY(Ring::for_queue(config.depth * path.sqes_per_tag, files));
+  const bool batch = config.dev_flags & UBLK_F_BATCH_IO;
+  const unsigned entries = config.depth * path.sqes_per_tag;
+  Ring ring = TRY(
+      Ring::for_queue(batch ? entries + kBatchCommands : entries, files));
   if (path.has_table) TRY(ring.add_buffer_table(config.depth));
   Queue queue(config, std::move(ring));
   TRY(queue.map());
-  TRY(queue.fetch_all());
+  if (!batch) {
+    TRY(queue.fetch_all());
+    return queue;
+  }
+  queue.batch_ = TRY(Batch::create(queue.ring_.get(),
+                                   {.q_id = config.q_id,
+                                    .depth = config.depth,
+                                    .dev_flags = config.dev_flags}));
+  TRY(queue.batch_->start(queue.ios_));
   return queue;
 }
 
@@ -81,12 +94,20 @@ void Queue::commit(Io& io, int result, io_uring_sqe* sqe) {
       static_cast<uint32_t>(result) < io.len_bytes() &&
       !(path.resumes_reads && io.op() == UBLK_IO_OP_READ))
     result = negative(EIO);
-  if (path.finish) sqe = path.finish(path_queue(), io, result, sqe);
+  if (path.finish) path.finish(path_queue(), io, result);
+  if (batch_) {
+    live_tags_--;
+    return batch_->commit(io, result);
+  }
   prepare_command(sqe, UBLK_U_IO_COMMIT_AND_FETCH_REQ, config_.q_id, io, result,
                   io.command_addr);
 }
 
 void Queue::issue(Io& io, io_uring_sqe* sqe) {
+  if (batch_) {
+    sqe = io_uring_get_sqe(ring_.get());
+    *sqe = draft_;
+  }
   sqe->user_data = io.tag | kTargetSqe;
   if (config_.path->issue) config_.path->issue(path_queue(), io, sqe);
 }
@@ -123,41 +144,63 @@ void Queue::go_on(Io& io, int res) {
     issue(io, sqe);
 }
 
-Result<void> Queue::handle(uint64_t user_data, int res) {
-  Io& io = ios_[user_data & kTagMask];
-  switch (user_data & ~kTagMask) {
+Result<void> Queue::fetched(const io_uring_cqe& cqe) {
+  for (const uint16_t tag : TRY(batch_->fetched(cqe))) {
+    live_tags_++;
+    deliver(ios_[tag], UBLK_IO_RES_OK);
+  }
+  batch_->give_back(cqe);
+  return {};
+}
+
+Result<void> Queue::handle(const io_uring_cqe& cqe) {
+  Io& io = ios_[cqe.user_data & kTagMask];
+  switch (cqe.user_data & ~kTagMask) {
     case kCommandSqe:
-      deliver(io, res);
+      deliver(io, cqe.res);
       return {};
     case kTargetSqe:
-      go_on(io, res);
+      go_on(io, cqe.res);
       return {};
+    case kFetchSqe:
+      return fetched(cqe);
     case kRegisterSqe:
-      io.register_error = res;
+      io.register_error = cqe.res;
       io.registered = Io::Registered::no;
       return {};
-    default:
+    case kUnregisterSqe:
       // The driver waits for the buffer for ever.
-      return fail_sys(errno_of(res), "giving back the buffer of tag {}",
+      return fail_sys(errno_of(cqe.res), "giving back the buffer of tag {}",
                       io.tag);
+    default:
+      return fail_sys(errno_of(cqe.res), "commit of a batch");
   }
 }
 
+bool Queue::live() const {
+  return live_tags_ || (batch_ && (batch_->fetching() || batch_->pending()));
+}
+
 Result<void> Queue::run() {
-  while (live_tags_) {
-    const int ret = io_uring_submit_and_wait(ring_.get(), 1);
+  while (live()) {
+    const unsigned wait = batch_ && batch_->pending() ? 0 : 1;
+    const int ret = io_uring_submit_and_wait(ring_.get(), wait);
     const int code = errno_of(ret);
     // EBUSY and EAGAIN: completions have to be taken first.
     if (code && code != EINTR && code != EBUSY && code != EAGAIN)
       return fail_sys(code, "waiting for requests");
+    const bool taken = io_uring_sq_ready(ring_.get()) == 0;
     unsigned head, seen = 0;
     io_uring_cqe* cqe;
     io_uring_for_each_cqe(ring_.get(), head, cqe) {
-      TRY(handle(cqe->user_data, cqe->res));
+      TRY(handle(*cqe));
       seen++;
     }
     io_uring_cq_advance(ring_.get(), seen);
+    if (batch_) batch_->flush(taken);
   }
+  // Nothing completes any more that could be waited for.
+  if (batch_) io_uring_submit(ring_.get());
   return {};
 }
 

@@ -5,8 +5,10 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <vector>
 
+#include "server/batch.h"
 #include "server/data_path.h"
 #include "server/target.h"
 #include "sys/mmap_region.h"
@@ -26,6 +28,7 @@ struct QueueConfig {
   int char_fd;  // /dev/ublkcN
   const Target* target;
   const DataPath* path;
+  uint64_t dev_flags;  // UBLK_F_*
   cpu_set_t cpus;
 };
 
@@ -49,13 +52,21 @@ class Queue {
 
   Result<void> map();
   Result<void> fetch_all();
-  Result<void> handle(uint64_t user_data, int res);
+  Result<void> handle(const io_uring_cqe& cqe);
+  Result<void> fetched(const io_uring_cqe& cqe);
+  bool live() const;
   void deliver(Io& io, int res);
   void go_on(Io& io, int res);
   void issue(Io& io, io_uring_sqe* sqe);
   void commit(Io& io, int result, io_uring_sqe* sqe);
-  // There is one: the ring has room for what each tag may need at a time.
-  io_uring_sqe* next_sqe() { return io_uring_get_sqe(ring_.get()); }
+  // For the target, or for the command if that has the result at once. There
+  // is one: the ring has room for what each tag may need at a time. In batches
+  // there is no such command, so it is a draft.
+  io_uring_sqe* next_sqe() {
+    if (!batch_) return io_uring_get_sqe(ring_.get());
+    draft_ = {};
+    return &draft_;
+  }
   PathQueue path_queue() const {
     return {ring_.get(), config_.char_fd, config_.q_id};
   }
@@ -65,7 +76,10 @@ class Queue {
   MmapRegion descs_;
   MmapRegion buffers_;
   std::vector<Io> ios_;
+  // Tags that are not given back; in batches, those that have a request.
   unsigned live_tags_ = 0;
+  std::unique_ptr<Batch> batch_;  // after the ring, which it needs to the end
+  io_uring_sqe draft_{};
 };
 
 }  // namespace ublk

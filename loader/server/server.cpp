@@ -10,19 +10,20 @@
 namespace ublk {
 
 Result<std::unique_ptr<Server>> Server::create(
-    Target target, const DataPath& path, UniqueFd char_fd, uint16_t depth,
-    uint32_t max_io_bytes, const std::vector<cpu_set_t>& queues) {
+    Target target, UniqueFd char_fd, const ublksrv_ctrl_dev_info& info,
+    const std::vector<cpu_set_t>& queues) {
   UniqueFd ended(::eventfd(0, EFD_CLOEXEC));
   if (!ended.valid()) return fail_sys(errno, "event of the queues");
   std::unique_ptr<Server> server(
       new Server(std::move(target), std::move(char_fd), std::move(ended)));
   for (size_t q = 0; q < queues.size(); q++)
     server->configs_.push_back({.q_id = static_cast<uint16_t>(q),
-                                .depth = depth,
-                                .max_io_bytes = max_io_bytes,
+                                .depth = info.queue_depth,
+                                .max_io_bytes = info.max_io_buf_bytes,
                                 .char_fd = server->char_fd_.get(),
                                 .target = &server->target_,
-                                .path = &path,
+                                .path = &data_path_of(info.flags),
+                                .dev_flags = info.flags,
                                 .cpus = queues[q]});
   return server;
 }

@@ -18,10 +18,11 @@ namespace ublk {
 // /dev/ublkcN: that lets DEL_DEV finish.
 class Server {
  public:
-  // `queues` have the CPUs of each queue. Starts no thread yet.
+  // `info` is what the driver has made of the device, `queues` have the CPUs
+  // of each queue. Starts no thread yet.
   static Result<std::unique_ptr<Server>> create(
-      Target target, const DataPath& path, UniqueFd char_fd, uint16_t depth,
-      uint32_t max_io_bytes, const std::vector<cpu_set_t>& queues);
+      Target target, UniqueFd char_fd, const ublksrv_ctrl_dev_info& info,
+      const std::vector<cpu_set_t>& queues);
   ~Server();
 
   // Starts the threads and waits until each has fetched its tags. After an

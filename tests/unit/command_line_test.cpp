@@ -196,6 +196,7 @@ TEST(Add, RefusesWhatDoesNotGoTogether) {
       {"-t", "null", "-g", "--auto-zc"},
       {"-t", "null", "-z", "--data-path", "copy"},
       {"-t", "null", "--data-path", "teleport"},
+      {"-t", "null", "-b", "-g"},
   };
   for (const Args& args : cases) {
     const auto request = add(args);

@@ -63,6 +63,14 @@ TEST(DataPath, BestIsTakenOfWhatTheDriverHas) {
         << features;
 }
 
+TEST(DataPath, BatchesAreRefusedWhereTheyCannotBe) {
+  EXPECT_TRUE(check_batch(kCopyPath, UBLK_F_BATCH_IO));
+  EXPECT_EQ(check_batch(kNeedGetDataPath, kEverything).error().code(), EINVAL);
+  const auto refused = check_batch(kCopyPath, ~UBLK_F_BATCH_IO);
+  EXPECT_EQ(refused.error().code(), EOPNOTSUPP);
+  EXPECT_NE(refused.error().line().find("UBLK_F_BATCH_IO"), std::string::npos);
+}
+
 // A request of 8 sectors at tag 3 of queue 2, and the ring that it goes by.
 class Path : public testing::Test {
  protected:
@@ -125,13 +133,12 @@ TEST_F(Path, ZeroCopyRegistersBeforeTheTargetsSqeAndGivesBackAtTheEnd) {
   EXPECT_EQ(sqe->opcode, IORING_OP_WRITE_FIXED);
   EXPECT_EQ(sqe->addr, 1024U);
 
-  sqe = io_uring_get_sqe(&ring_);
   int result = 4096;
-  EXPECT_NE(kZeroCopyPath.finish(queue(), io_, result,
-                                 const_cast<io_uring_sqe*>(sqe)),
-            sqe);
-  ASSERT_EQ(queued(), 5U);
+  kZeroCopyPath.finish(queue(), io_, result);
+  ASSERT_EQ(queued(), 4U);
+  sqe = &ring_.sq.sqes[3];
   EXPECT_EQ(sqe->cmd_op, UBLK_U_IO_UNREGISTER_IO_BUF);
+  EXPECT_EQ(sqe->flags, IOSQE_FIXED_FILE | IOSQE_CQE_SKIP_SUCCESS);
   EXPECT_EQ(sqe->user_data, 3 | kUnregisterSqe);
   EXPECT_EQ(command(sqe).addr, 3U);
   EXPECT_EQ(io_.registered, Io::Registered::no);
@@ -143,10 +150,9 @@ TEST_F(Path, WithoutDataNothingIsRegistered) {
     const unsigned before = queued();
     const io_uring_sqe* sqe = issue(*path, IORING_OP_FSYNC);
     EXPECT_EQ(sqe->opcode, IORING_OP_FSYNC);
-    io_uring_sqe* last = io_uring_get_sqe(&ring_);
     int result = 0;
-    EXPECT_EQ(path->finish(queue(), io_, result, last), last);
-    EXPECT_EQ(queued(), before + 2);
+    path->finish(queue(), io_, result);
+    EXPECT_EQ(queued(), before + 1);
   }
 }
 
@@ -159,9 +165,9 @@ TEST_F(Path, AutoZeroCopyLeavesRegistrationToTheDriver) {
   ASSERT_EQ(queued(), 1U);
   EXPECT_EQ(sqe->opcode, IORING_OP_READ_FIXED);
   EXPECT_EQ(sqe->buf_index, 3);
-  io_uring_sqe* last = io_uring_get_sqe(&ring_);
   int result = 4096;
-  EXPECT_EQ(kAutoZeroCopyPath.finish(queue(), io_, result, last), last);
+  kAutoZeroCopyPath.finish(queue(), io_, result);
+  EXPECT_EQ(queued(), 1U);
 }
 
 TEST_F(Path, AutoZeroCopyRegistersWhatTheDriverCouldNot) {
@@ -193,9 +199,8 @@ TEST_F(Path, UserCopyEndsARequestWhoseCopyFails) {
   EXPECT_EQ(kUserCopyPath.deliver(queue(), io_, 0, nullptr), -EBADF);
   request(UBLK_IO_OP_READ);
   EXPECT_EQ(kUserCopyPath.deliver(queue(), io_, 0, nullptr), 0);
-  io_uring_sqe sqe{};
   int result = 4096;
-  EXPECT_EQ(kUserCopyPath.finish(queue(), io_, result, &sqe), &sqe);
+  kUserCopyPath.finish(queue(), io_, result);
   EXPECT_EQ(result, -EBADF);
 }
 

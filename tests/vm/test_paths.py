@@ -24,6 +24,8 @@ PATHS = {
     "zero-copy": ("-z", "zero_copy"),
     "auto-zero-copy": ("--auto-zc", "auto_buf_reg"),
 }
+# in batches too
+BATCHED = ["copy", "user-copy", "zero-copy", "auto-zero-copy"]
 
 
 @pytest.fixture(scope="module")
@@ -32,18 +34,37 @@ def features():
     return {f["name"]: f["available"] for f in found}
 
 
-@pytest.fixture(params=PATHS)
-def path(request, features):
-    feature = PATHS[request.param][1]
+def need(features, feature):
     if feature and not features[feature]:
         pytest.skip(f"this kernel's ublk_drv has no {feature}")
-    return request.param
+
+
+def options(name, features, batch=False):
+    need(features, PATHS[name][1])
+    need(features, "batch_io" if batch else None)
+    return {"data_path": name, "b": batch}
+
+
+@pytest.fixture(params=PATHS)
+def path(request, features):
+    """The options of a data path."""
+    return options(request.param, features)
+
+
+@pytest.fixture(params=BATCHED)
+def batch_path(request, features):
+    return options(request.param, features, batch=True)
 
 
 def add(lab, path, target="loop", file=None, **opts):
-    device = lab.add(target, file, data_path=path, **opts)
-    assert device.info()["data_path"] == path
+    device = lab.add(target, file, **path, **opts)
+    assert_path(device, path)
     return device
+
+
+def assert_path(device, path):
+    info = device.info()
+    assert (info["data_path"], info["batch"]) == (path["data_path"], path["b"])
 
 
 def kill(device):
@@ -65,6 +86,24 @@ def test_what_is_written_is_read_back_and_in_the_backing(lab, path, backing):
     verify(device)
     with Opened(device.path) as f:
         f.flush()
+    assert_same(device.path, file, SIZE)
+
+
+def test_batches_serve_what_a_program_passes_and_outlive_the_server(lab, batch_path):
+    file = lab.ext4_file(SIZE // MIB)
+    device = add(lab, batch_path, file=file, q=2, r=1)
+    device.attach("mixed")
+    verify(device)
+    assert device.counters()["passed"] > 0
+    device.detach()
+    kill(device)
+    cli.ok("recover", "-n", device.id)
+    assert_path(device, batch_path)
+    verify(device)
+    with Opened(device.path) as f:
+        f.flush()
+        f.discard(MIB, MIB)
+        assert f.read(MIB, MIB) == bytes(MIB)
     assert_same(device.path, file, SIZE)
 
 
@@ -116,7 +155,7 @@ def test_device_outlives_its_server_and_keeps_its_path(lab, path):
         cli.ok("recover", "-n", device.id)
         rounds = load.rounds
         cli.wait_for("I/O to go on", lambda: load.rounds > rounds or load.error)
-    assert device.info()["data_path"] == path
+    assert_path(device, path)
     assert_same(device.path, file, SIZE)
 
 
