@@ -5,6 +5,7 @@
 #include "cli/command_line.h"
 #include "cli/daemon.h"
 #include "cli/output.h"
+#include "server/fault_rule.h"
 #include "server/target.h"
 #include "sys/sizes.h"
 
@@ -98,16 +99,19 @@ std::string absolute(const std::string& path) {
 Result<AddRequest> add_request(const AddOptions& options) {
   AddRequest request;
   TargetSpec& spec = request.target;
-  const TargetOps* ops = TRY(find_target(options.type));
-  if (ops->takes_file == options.file.empty())
-    return fail(EINVAL, "-t {} {}", options.type,
-                ops->takes_file ? "needs a file: -f FILE" : "takes no -f FILE");
   spec.type = options.type;
+  spec.over = options.over;
+  spec.faults = options.faults;
+  const TargetOps* ops = TRY(file_target(spec));
+  if (ops->takes_file == options.file.empty())
+    return fail(EINVAL, "-t {} {}", ops->name,
+                ops->takes_file ? "needs a file: -f FILE" : "takes no -f FILE");
+  for (const std::string& rule : spec.faults) TRY(parse_fault_rule(rule));
   if (!options.file.empty()) spec.files.push_back(absolute(options.file));
   spec.size_bytes = TRY(size_option("--size", options.size));
   spec.offset_bytes = TRY(size_option("--offset", options.offset));
   if (spec.offset_bytes && !ops->takes_file)
-    return fail(EINVAL, "-t {} takes no --offset", options.type);
+    return fail(EINVAL, "-t {} takes no --offset", ops->name);
   TRY(check_block_size(options.block_size));
   spec.block_bytes = options.block_size;
   const uint32_t block = options.block_size ? options.block_size : 512;
@@ -140,6 +144,12 @@ void define_add(Arguments& command, Options& options) {
   command.text("-t,--type", add.type, "TARGET", target_help(), true);
   command.text("-f,--file", add.file, "FILE",
                "file or block device that is served");
+  command.text("--over", add.over, "TARGET", "fault: the target it is over");
+  command.texts("--fault", add.faults, "RULE",
+                "fault: what goes wrong, and when; repeat it for more, the "
+                "first that applies does: op=read+write, range=1M-2M, "
+                "rate=0.1, seed=7, delay=5ms, error=EIO, short=512, joined "
+                "by commas");
   command.device(add.dev_id, false);
   command.number("-q,--queues", add.queues, 1, UBLK_MAX_NR_QUEUES,
                  "hardware queues");
@@ -181,7 +191,9 @@ void define_add(Arguments& command, Options& options) {
       "Examples:\n"
       "  ublk-bpf add -t loop -f disk.img\n"
       "  ublk-bpf add -t loop -f /dev/nvme0n1 -n 3 -q 2 -d 256 -r 1\n"
-      "  ublk-bpf add -t null --size 10G --foreground");
+      "  ublk-bpf add -t null --size 10G --foreground\n"
+      "  ublk-bpf add -t fault --over loop -f disk.img --fault "
+      "op=read,range=1M-2M,error=EIO");
 }
 
 int run_add(const Options& options) {

@@ -18,6 +18,8 @@ enum ExitStatus { kDone = 0, kFailed = 1, kUsedWrongly = 2 };
 struct AddOptions {
   std::string type;
   std::string file;
+  std::string over;
+  std::vector<std::string> faults;
   int64_t dev_id = -1;
   uint32_t queues = 1;
   uint32_t depth = 128;

@@ -111,6 +111,10 @@ json device_to_json(const Device& device) {
       {"char", char_path(info.dev_id)},
       {"state", state_name(info.state)},
       {"target", known ? json(device.state->target.type) : json(nullptr)},
+      {"over", known && !device.state->target.over.empty()
+                   ? json(device.state->target.over)
+                   : json(nullptr)},
+      {"faults", known ? json(device.state->target.faults) : json::array()},
       {"files", known ? json(device.state->target.files) : json::array()},
       {"nr_hw_queues", info.nr_hw_queues},
       {"queue_depth", info.queue_depth},
@@ -210,8 +214,11 @@ std::string device_text(const Device& device) {
       upper(state_name(info.state)), devt.char_major, devt.char_minor,
       devt.disk_major, devt.disk_minor, info.owner_uid, info.owner_gid);
   if (device.state) {
-    text += fmt("\ttarget {}", device.state->target.type);
-    for (const auto& file : device.state->target.files) text += " " + file;
+    const TargetSpec& target = device.state->target;
+    text += "\ttarget " + target.type;
+    if (!target.over.empty()) text += " over " + target.over;
+    for (const auto& file : target.files) text += " " + file;
+    for (const auto& rule : target.faults) text += " fault " + rule;
     text += fmt(" recovery {} data path {}{}{}\n", recovery_name(info.flags),
                 data_path_of(info.flags).name,
                 info.flags & UBLK_F_BATCH_IO ? " in batches" : "",

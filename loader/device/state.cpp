@@ -27,7 +27,9 @@ json target_to_json(const TargetSpec& spec) {
           {"block_bytes", spec.block_bytes},
           {"max_io_bytes", spec.max_io_bytes},
           {"read_only", spec.read_only},
-          {"buffered", spec.buffered}};
+          {"buffered", spec.buffered},
+          {"over", spec.over},
+          {"faults", spec.faults}};
 }
 
 TargetSpec target_from_json(const json& from) {
@@ -40,6 +42,9 @@ TargetSpec target_from_json(const json& from) {
   from.at("max_io_bytes").get_to(spec.max_io_bytes);
   from.at("read_only").get_to(spec.read_only);
   from.at("buffered").get_to(spec.buffered);
+  // Earlier programs of this version did not write them.
+  spec.over = from.value("over", std::string());
+  spec.faults = from.value("faults", std::vector<std::string>());
   return spec;
 }
 

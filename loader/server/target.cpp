@@ -9,8 +9,8 @@
 namespace ublk {
 
 namespace {
-constexpr std::array<const TargetOps*, 2> kTargets = {&kNullTarget,
-                                                      &kLoopTarget};
+constexpr std::array<const TargetOps*, 3> kTargets = {
+    &kNullTarget, &kLoopTarget, &kFaultTarget};
 }
 
 std::span<const TargetOps* const> all_targets() { return kTargets; }
@@ -25,14 +25,33 @@ Result<const TargetOps*> find_target(std::string_view name) {
   return fail(EINVAL, "no target '{}'; there are: {}", name, names);
 }
 
+Result<const TargetOps*> file_target(const TargetSpec& spec) {
+  const TargetOps* ops = TRY(find_target(spec.type));
+  if (!ops->wraps) {
+    if (spec.over.empty() && spec.faults.empty()) return ops;
+    return fail(EINVAL, "target {}: takes no --over and no --fault", spec.type);
+  }
+  if (spec.over.empty())
+    return fail(EINVAL, "target {}: needs another one: --over TARGET",
+                spec.type);
+  if (spec.faults.empty())
+    return fail(EINVAL, "target {}: needs a rule: --fault RULE", spec.type);
+  const TargetOps* inner = TRY_IN("--over", find_target(spec.over));
+  if (inner->wraps)
+    return fail(EINVAL, "target {}: cannot be over {}", spec.type, spec.over);
+  return inner;
+}
+
 Result<Target> open_target(const TargetSpec& spec) {
   Target target;
   target.ops = TRY(find_target(spec.type));
   target.spec = spec;
-  if (target.ops->takes_file && spec.files.size() != 1)
+  const TargetOps* file_ops = TRY(file_target(spec));
+  if (target.ops->wraps) target.inner = file_ops;
+  if (file_ops->takes_file && spec.files.size() != 1)
     return fail(EINVAL, "target {}: needs one file (-f), {} given", spec.type,
                 spec.files.size());
-  if (!target.ops->takes_file && !spec.files.empty())
+  if (!file_ops->takes_file && !spec.files.empty())
     return fail(EINVAL, "target {}: takes no file", spec.type);
   TRY(target.ops->init(target));
   return target;

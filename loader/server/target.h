@@ -5,6 +5,7 @@
 #include <linux/ublk_cmd.h>
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -26,8 +27,12 @@ struct TargetSpec {
   uint32_t max_io_bytes = 0;
   bool read_only = false;
   bool buffered = false;
+  std::string over{};                 // the target that `fault` wraps
+  std::vector<std::string> faults{};  // its rules, see server/fault_rule.h
 };
 
+struct FaultPlan;
+struct FaultRule;
 struct TargetOps;
 
 // An opened target. Destruction closes its files, which does nothing to the
@@ -37,6 +42,9 @@ struct Target {
   TargetSpec spec;
   std::vector<Backing> files;
   ublk_params params{};
+  // Of `fault` only: what it wraps, which serves with this same Target.
+  const TargetOps* inner = nullptr;
+  std::shared_ptr<FaultPlan> faults;
 };
 
 // Files of a queue's ring, by index.
@@ -48,6 +56,7 @@ struct Io {
   const ublksrv_io_desc* desc = nullptr;
   std::byte* buf = nullptr;  // max_io_bytes of it; nullptr: see data_addr()
   uint32_t done_bytes = 0;
+  const FaultRule* delayed_by = nullptr;  // while it waits for its time
 
   // Of the queue and its data path.
   uint16_t tag = 0;
@@ -77,6 +86,7 @@ struct TargetOps {
   std::string_view name;
   std::string_view summary;
   bool takes_file;
+  bool wraps = false;  // another target, which says whether it takes a file
   // Opens the files and fills in `params` from `spec`.
   Result<void> (*init)(Target& target);
   // Begins a request. Either prepares `sqe` (all but its user_data) or gives
@@ -85,11 +95,16 @@ struct TargetOps {
   // Goes on when an SQE has completed with `res`: another one, or the result.
   std::optional<int> (*done)(const Target& target, Io& io, int res,
                              io_uring_sqe* sqe);
+  // More about it, in lines for a terminal, the last one without its end.
+  std::string_view help = "";
 };
 
 std::span<const TargetOps* const> all_targets();
 // EINVAL, with the names that there are.
 Result<const TargetOps*> find_target(std::string_view name);
+// The target that the files are for: `spec.type`, or what that wraps. EINVAL:
+// it must or must not wrap another one.
+Result<const TargetOps*> file_target(const TargetSpec& spec);
 // Looks up `spec.type` and initialises it.
 Result<Target> open_target(const TargetSpec& spec);
 
@@ -99,5 +114,6 @@ void set_basic_params(Target& target, uint64_t size_bytes,
 
 extern const TargetOps kNullTarget;
 extern const TargetOps kLoopTarget;
+extern const TargetOps kFaultTarget;
 
 }  // namespace ublk

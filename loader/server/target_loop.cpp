@@ -173,6 +173,11 @@ const TargetOps kLoopTarget = {
     .init = init,
     .start = start,
     .done = done,
+    .help =
+        "-f FILE is the regular file or block device whose bytes it has,\n"
+        "from --offset on, --size of them (default: to the end). I/O is\n"
+        "direct where the file can, else or with --buffered through the\n"
+        "page cache. Flush and FUA reach the file, discards free space.",
 };
 
 }  // namespace ublk

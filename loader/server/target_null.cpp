@@ -79,6 +79,9 @@ const TargetOps kNullTarget = {
     .init = init,
     .start = start,
     .done = done,
+    .help =
+        "Writes are lost, reads give whatever the server's memory held.\n"
+        "--size (250G), --block-size and --max-io say what it looks like.",
 };
 
 }  // namespace ublk
