@@ -13,7 +13,7 @@
 #   make test-debug      the same tests on a kernel with KASAN, lockdep, PROVE_RCU, UBSAN
 #   make bench           counted instructions per I/O on both faces; fails where a promised ratio is broken
 #        FACE=module       ... on this one,  ARGS="--json FILE"  ... with these options for bench/run
-#   make build           the loader (build/loader/ublk-bpf), the programs (build/bpf) and the unit tests
+#   make build           the loader (build/loader/ublk-bpf, man, completion), the programs (build/bpf) and the unit tests
 #   make check           does the tree keep the house's rules?
 #   make check-series    is the kernel series fit to be sent?
 #   make clean           removes build/;  make distclean also the cache

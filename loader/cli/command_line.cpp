@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "cli/command_line.h"
 
-#include <CLI/CLI.hpp>
+#include "cli/app.h"
 
 namespace ublk::cli {
 
@@ -69,35 +69,40 @@ const std::vector<Command>& commands() {
        run_recover},
       {"list", "show the devices", define_list, run_list},
       {"probe", "show what this kernel offers", define_probe, run_probe},
+      {"help", "explain a command or a target", define_help, run_help},
   };
   return all;
 }
 
+std::unique_ptr<CLI::App> make_app(Options& options) {
+  auto app = std::make_unique<CLI::App>(
+      "Block devices in user space (ublk), served by BPF programs in "
+      "the kernel.");
+  app->name("ublk-bpf");
+  app->set_version_flag("--version",
+                        std::string("ublk-bpf ") + UBLK_BPF_VERSION);
+  app->require_subcommand(1);
+  app->footer(
+      "Exit status: 0 done, 1 failed, 2 used wrongly.\n"
+      "ublk-bpf help COMMAND has the options and examples.");
+  for (const Command& command : commands()) {
+    CLI::App* sub = app->add_subcommand(command.name, command.summary);
+    Arguments arguments(*sub);
+    command.define(arguments, options);
+    arguments.flag("--json", options.json, "print JSON");
+    sub->callback([&options, &command] { options.command = command.name; });
+  }
+  return app;
+}
+
 Parsed parse(int argc, const char* const* argv) {
   Parsed parsed;
-  CLI::App app{
-      "Block devices in user space (ublk), served by BPF programs in "
-      "the kernel."};
-  app.name("ublk-bpf");
-  app.set_version_flag("--version",
-                       std::string("ublk-bpf ") + UBLK_BPF_VERSION);
-  app.require_subcommand(1);
-  app.footer(
-      "Exit status: 0 done, 1 failed, 2 used wrongly.\n"
-      "ublk-bpf COMMAND --help has the options and examples.");
-  for (const Command& command : commands()) {
-    CLI::App* sub = app.add_subcommand(command.name, command.summary);
-    Arguments arguments(*sub);
-    command.define(arguments, parsed.options);
-    arguments.flag("--json", parsed.options.json, "print JSON");
-    sub->callback(
-        [&parsed, &command] { parsed.options.command = command.name; });
-  }
+  const auto app = make_app(parsed.options);
   try {
-    app.parse(argc, argv);
+    app->parse(argc, argv);
   } catch (const CLI::ParseError& e) {
     std::ostringstream out, err;
-    const int code = app.exit(e, out, err);
+    const int code = app->exit(e, out, err);
     parsed.status = code == 0 ? kDone : kUsedWrongly;
     parsed.text = code == 0 ? out.str() : std::string(e.what());
   }

@@ -60,6 +60,7 @@ struct Options {
   int64_t dev_id = -1;  // -1: not given
   bool all = false;
   bool foreground = false;
+  std::string topic;
   AddOptions add;
   AttachOptions attach;
 };
@@ -79,6 +80,9 @@ Result<AddRequest> add_request(const AddOptions& options);
 Result<AttachRequest> attach_request(uint32_t dev_id,
                                      const AttachOptions& options);
 
+// The help on a command, a target, or "". EINVAL: it is neither.
+Result<std::string> help_on(const std::string& topic);
+
 // One file each. They print and give the exit status.
 void define_add(Arguments& command, Options& options);
 void define_attach(Arguments& command, Options& options);
@@ -87,6 +91,7 @@ void define_del(Arguments& command, Options& options);
 void define_recover(Arguments& command, Options& options);
 void define_list(Arguments& command, Options& options);
 void define_probe(Arguments& command, Options& options);
+void define_help(Arguments& command, Options& options);
 int run_add(const Options& options);
 int run_attach(const Options& options);
 int run_detach(const Options& options);
@@ -94,6 +99,7 @@ int run_del(const Options& options);
 int run_recover(const Options& options);
 int run_list(const Options& options);
 int run_probe(const Options& options);
+int run_help(const Options& options);
 
 struct Command {
   const char* name;

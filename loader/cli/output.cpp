@@ -179,6 +179,10 @@ std::string probe_json(const Probe& probe) {
                {"features", features}});
 }
 
+std::string help_json(const std::string& topic, const std::string& text) {
+  return dump({{"topic", topic}, {"help", text}});
+}
+
 void say(const std::string& line) { std::fputs((line + "\n").c_str(), stdout); }
 
 int report(const Error& error, bool json_wanted, ExitStatus status) {

@@ -27,6 +27,7 @@ std::string devices_json(const std::vector<Device>& devices);
 std::string deleted_json(const std::vector<uint32_t>& dev_ids);
 std::string probe_json(const Probe& probe);
 std::string error_json(const Error& error);
+std::string help_json(const std::string& topic, const std::string& text);
 // "dev id 0: nr_hw_queues 1 ...", one line, without its end.
 std::string device_line(const Device& device);
 // The same and more: several lines, the last one without its end.

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: MIT
+#include <sstream>
+
+#include "cli/app.h"
+#include "cli/reference.h"
+#include "server/target.h"
+
+namespace ublk::cli {
+
+namespace {
+
+std::string joined(const std::vector<std::string>& words, const char* by) {
+  std::string text;
+  for (const auto& word : words) text += (text.empty() ? "" : by) + word;
+  return text;
+}
+
+std::vector<std::string> target_names() {
+  std::vector<std::string> names;
+  for (const TargetOps* ops : all_targets()) names.emplace_back(ops->name);
+  return names;
+}
+
+std::vector<std::string> names_of(const CLI::Option& option) {
+  std::vector<std::string> names;
+  for (const auto& name : option.get_snames()) names.push_back("-" + name);
+  for (const auto& name : option.get_lnames()) names.push_back("--" + name);
+  return names;
+}
+
+std::vector<std::string> options_of(const CLI::App& app) {
+  std::vector<std::string> names;
+  for (const CLI::Option* option : app.get_options())
+    if (!option->get_group().empty())
+      for (auto& name : names_of(*option)) names.push_back(std::move(name));
+  return names;
+}
+
+std::vector<std::string> command_names(const CLI::App& app) {
+  std::vector<std::string> names;
+  for (const CLI::App* sub : app.get_subcommands({}))
+    names.push_back(sub->get_name());
+  return names;
+}
+
+// What can stand for a value of this type: "[0|1]" and "a|b" say it
+// themselves. "": nobody can know.
+std::string values_of(const CLI::App& root, const std::string& type,
+                      bool is_device) {
+  if (is_device) return "_ublk_bpf_devices";
+  if (type == "FILE" || type == "OBJ") return "_ublk_bpf_files";
+  if (type == "TARGET")
+    return "_ublk_bpf_words '" + joined(target_names(), " ") + "'";
+  if (type == "TOPIC")
+    return "_ublk_bpf_words '" + joined(command_names(root), " ") + " " +
+           joined(target_names(), " ") + "'";
+  if (!type.contains('|')) return {};
+  std::string words;
+  for (const char c : type)
+    if (c != '[' && c != ']') words += c == '|' ? ' ' : c;
+  return "_ublk_bpf_words '" + words + "'";
+}
+
+constexpr const char* kHead = R"(# SPDX-License-Identifier: MIT
+# shellcheck shell=bash
+# bash completion for ublk-bpf, made from its own definition of its options.
+
+_ublk_bpf_words() { mapfile -t COMPREPLY < <(compgen -W "$1" -- "$cur"); }
+
+_ublk_bpf_files() {
+	compopt -o filenames 2>/dev/null || : # where it is only tried out
+	mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+}
+
+_ublk_bpf_devices() {
+	local file ids=''
+	for file in "${UBLK_BPF_DEV_DIR:-/dev}"/ublkc*; do
+		[[ ! -e $file ]] || ids+=" ${file##*ublkc}"
+	done
+	_ublk_bpf_words "$ids"
+}
+
+_ublk_bpf() {
+	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} command='' i
+	# --option=value comes in three words.
+	if [[ $cur == = ]]; then
+		cur=''
+	elif [[ $prev == = ]]; then
+		prev=${COMP_WORDS[COMP_CWORD - 2]}
+	fi
+	for ((i = 1; i < COMP_CWORD; i++)); do
+		if [[ ${COMP_WORDS[i]} != -* ]]; then
+			command=${COMP_WORDS[i]}
+			break
+		fi
+	done
+	COMPREPLY=()
+)";
+
+void put_values(std::ostringstream& out, const CLI::App& root,
+                const CLI::App& app) {
+  for (const CLI::Option* option : app.get_options()) {
+    const bool takes_value = option->get_items_expected_max() > 0;
+    const bool optional = option->get_items_expected_min() == 0;
+    if (option->get_group().empty() || !takes_value || optional ||
+        !option->nonpositional())
+      continue;
+    std::vector<std::string> patterns;
+    for (const auto& name : names_of(*option))
+      patterns.push_back(app.get_name() + ":" + name);
+    const std::string values =
+        values_of(root, option->get_type_name(), option->check_lname("dev"));
+    out << "\t" << joined(patterns, " | ") << ")\n\t\t"
+        << (values.empty() ? "" : values + "\n\t\t") << "return\n\t\t;;\n";
+  }
+}
+
+void put_rest(std::ostringstream& out, const CLI::App& root,
+              const CLI::App& app) {
+  out << "\t" << app.get_name() << ")\n";
+  for (const CLI::Option* option : app.get_options())
+    if (!option->nonpositional() && !option->get_group().empty())
+      out << "\t\tif [[ $cur != -* ]]; then\n\t\t\t"
+          << values_of(root, option->get_type_name(), false)
+          << "\n\t\t\treturn\n\t\tfi\n";
+  out << "\t\t_ublk_bpf_words '" << joined(options_of(app), " ")
+      << "'\n\t\t;;\n";
+}
+
+}  // namespace
+
+std::string bash_completion() {
+  Options options;
+  const auto app = make_app(options);
+  const CLI::App& root = *app;
+  std::ostringstream out;
+  out << kHead << "\tcase $command:$prev in\n";
+  for (const CLI::App* sub : root.get_subcommands({}))
+    put_values(out, root, *sub);
+  out << "\tesac\n\tcase $command in\n\t'')\n\t\t_ublk_bpf_words '"
+      << joined(command_names(root), " ") << " "
+      << joined(options_of(root), " ") << "'\n\t\t;;\n";
+  for (const CLI::App* sub : root.get_subcommands({}))
+    put_rest(out, root, *sub);
+  out << "\tesac\n}\n\ncomplete -F _ublk_bpf ublk-bpf\n";
+  return out.str();
+}
+
+}  // namespace ublk::cli

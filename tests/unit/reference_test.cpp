@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: MIT
+//
+// Manual pages, completion and help say what the command line takes, all of it.
+
+#include "cli/reference.h"
+
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+
+#include "cli/app.h"
+#include "server/target.h"
+
+namespace ublk::cli {
+namespace {
+
+struct Outcome {
+  int status;
+  std::string text;
+};
+
+Outcome shell(const std::string& command) {
+  Outcome outcome{-1, ""};
+  FILE* pipe = ::popen((command + " 2>&1").c_str(), "r");
+  if (!pipe) return outcome;
+  char part[4096];
+  while (const size_t got = std::fread(part, 1, sizeof(part), pipe))
+    outcome.text.append(part, got);
+  const int status = ::pclose(pipe);
+  outcome.status = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  return outcome;
+}
+
+std::string written(const std::string& name, const std::string& text) {
+  const std::string path = testing::TempDir() + "ublk-bpf-" + name;
+  std::ofstream(path) << text;
+  return path;
+}
+
+std::vector<std::string> long_options(const CLI::App& app) {
+  std::vector<std::string> names;
+  for (const CLI::Option* option : app.get_options())
+    if (!option->get_group().empty())
+      for (const auto& name : option->get_lnames())
+        names.push_back("--" + name);
+  return names;
+}
+
+std::string without_escapes(std::string text) {
+  std::erase(text, '\\');
+  return text;
+}
+
+TEST(Reference, EveryCommandAndOptionIsInTheManualPages) {
+  const auto pages = man_pages();
+  Options options;
+  const auto app = make_app(options);
+  ASSERT_EQ(pages.size(), commands().size() + 1);
+  for (const Command& command : commands()) {
+    EXPECT_NE(without_escapes(pages.at("ublk-bpf.8"))
+                  .find(std::string("ublk-bpf-") + command.name),
+              std::string::npos);
+    const std::string page = without_escapes(
+        pages.at(std::string("ublk-bpf-") + command.name + ".8"));
+    for (const auto& name : long_options(*app->get_subcommand(command.name)))
+      EXPECT_NE(page.find(name + "fR"), std::string::npos)
+          << command.name << " " << name;
+  }
+  const std::string add = pages.at("ublk-bpf-add.8");
+  for (const TargetOps* ops : all_targets()) {
+    EXPECT_NE(add.find(".B " + std::string(ops->name)), std::string::npos);
+    EXPECT_FALSE(ops->help.empty()) << ops->name;
+  }
+}
+
+TEST(Reference, ManualPagesAreWellFormed) {
+  if (shell("command -v mandoc").status != 0)
+    GTEST_SKIP() << "there is no mandoc outside the build root";
+  for (const auto& [name, text] : man_pages()) {
+    const auto lint = shell("mandoc -T lint -W warning " + written(name, text));
+    EXPECT_EQ(lint.text, "") << name;
+    EXPECT_EQ(lint.status, 0) << name;
+  }
+  // It says something about what is not.
+  EXPECT_NE(
+      shell("mandoc -T lint -W warning " + written("bad.8", ".XX\n")).text, "");
+}
+
+// What bash offers for a line; the last word is the one that is completed.
+std::string offered(const std::vector<std::string>& words) {
+  static const std::string script = written("completion", bash_completion());
+  std::string line =
+      "bash -euc '. \"$0\"; COMP_WORDS=(\"$@\"); COMP_CWORD=$(($# "
+      "- 1)); _ublk_bpf; printf \"%s \" \"${COMPREPLY[@]-}\"' " +
+      script;
+  for (const auto& word : words) line += " '" + word + "'";
+  const auto outcome = shell(line);
+  EXPECT_EQ(outcome.status, 0) << outcome.text;
+  return outcome.text;
+}
+
+TEST(Completion, OffersWhatCanStandThere) {
+  const std::filesystem::path dir = testing::TempDir() + "ublk-bpf-complete";
+  std::filesystem::remove_all(dir);
+  std::filesystem::create_directories(dir);
+  for (const char* name : {"ublkc0", "ublkc12", "disk.img", "a b.bpf.o"})
+    std::ofstream(dir / name) << "x";
+  ::setenv("UBLK_BPF_DEV_DIR", dir.c_str(), 1);
+  const std::string at = dir.string();
+  const std::pair<std::vector<std::string>, std::string> cases[] = {
+      {{"ublk-bpf", "at"}, "attach "},
+      {{"ublk-bpf", "--ver"}, "--version "},
+      {{"ublk-bpf", "add", "-t", ""}, "null loop fault "},
+      {{"ublk-bpf", "add", "-t", "l"}, "loop "},
+      {{"ublk-bpf", "add", "--type", "=", "l"}, "loop "},
+      {{"ublk-bpf", "add", "--over", "="}, "null loop fault "},
+      {{"ublk-bpf", "add", "--fau"}, "--fault "},
+      {{"ublk-bpf", "add", "--size", ""}, " "},
+      {{"ublk-bpf", "add", "-f", at + "/di"}, at + "/disk.img "},
+      {{"ublk-bpf", "del", "-n", ""}, "0 12 "},
+      {{"ublk-bpf", "--json", "list", "--dev", "1"}, "12 "},
+      {{"ublk-bpf", "attach", "-n", "0", at + "/a"}, at + "/a b.bpf.o "},
+      {{"ublk-bpf", "attach", "--rep"}, "--replace "},
+      {{"ublk-bpf", "help", "fau"}, "fault "},
+      {{"ublk-bpf", "bogus", ""}, " "},
+  };
+  for (const auto& [words, offers] : cases) {
+    std::string line;
+    for (const auto& word : words) line += word + " ";
+    EXPECT_EQ(offered(words), offers) << line;
+  }
+}
+
+TEST(Completion, OffersEveryCommandAndOption) {
+  Options options;
+  const auto app = make_app(options);
+  const std::string top = " " + offered({"ublk-bpf", ""});
+  for (const Command& command : commands()) {
+    EXPECT_NE(top.find(std::string(" ") + command.name + " "),
+              std::string::npos);
+    const std::string all = " " + offered({"ublk-bpf", command.name, "-"});
+    for (const auto& name : long_options(*app->get_subcommand(command.name)))
+      EXPECT_NE(all.find(" " + name + " "), std::string::npos)
+          << command.name << " " << name;
+  }
+}
+
+TEST(Help, IsThereForEveryCommandAndTarget) {
+  for (const Command& command : commands())
+    EXPECT_NE(help_on(command.name)->find("--json"), std::string::npos);
+  for (const TargetOps* ops : all_targets())
+    EXPECT_NE(help_on(std::string(ops->name))->find(ops->summary),
+              std::string::npos);
+  EXPECT_NE(help_on("")->find("recover"), std::string::npos);
+  EXPECT_EQ(help_on("tape").error().code(), EINVAL);
+}
+
+}  // namespace
+}  // namespace ublk::cli
