@@ -12,6 +12,7 @@ TREE = Path(__file__).resolve().parents[2]
 COMMAND = os.environ.get("UBLK_BPF", str(TREE / "build/loader/ublk-bpf"))
 OBJ_DIR = Path(os.environ.get("UBLK_BPF_OBJ_DIR", TREE / "build/bpf"))
 TEST_OBJ_DIR = Path(os.environ.get("UBLK_BPF_TEST_OBJ_DIR", TREE / "build/tests/programs"))
+TOOLS = TREE / "build/tests/tools"
 # A debug kernel under emulation is an order of magnitude slower.
 TIME_SCALE = float(os.environ.get("UBLK_BPF_TIME_SCALE", "1"))
 

@@ -3,28 +3,54 @@
 
 import os
 import time
+from pathlib import Path
 
 import cli
 import pytest
 from blockio import MIB, Load, Opened, assert_same, fio, fio_verify, pattern
 from lab import sh
 
-# how often the device changes hands: from the server to a program, to another one, and back
+# how often the device goes from the server to a program, to another one, and back
 CYCLES = int(os.environ.get("UBLK_BPF_CYCLES", "500"))
+COMMAND_CYCLES = 10
+
+
+def open_files():
+    """In the whole system, also those that only the kernel holds."""
+    return int(Path("/proc/sys/fs/file-nr").read_text().split()[0])
 
 
 def test_attach_replace_and_detach_under_verified_io(lab):
     device, disk = lab.loop_device(16, q=2)
-    steps = [("loop", {}), ("mixed", {"replace": True}), ("subprog", {"replace": True, "no_inline": True})]
-    attached = changes = 0
+    wakeups, files = device.info()["server"]["wakeups"], open_files()
+    objects = cli.program("loop"), cli.program("mixed")
+    args = "--dev", device.id, "--cycles", CYCLES, "--pause-us", 3000, "--file", disk, *objects
     with Load(device.path, offset=0, size="8m", io_size="2m", iodepth=16) as load:
-        while changes < CYCLES:
+        sh(cli.TOOLS / "attach-cycles", *args, timeout=300)
+        load.check()
+    info = device.info()
+    assert info["bpf"]["attached"] is False
+    counters = info["bpf"]["counters"]
+    assert counters["nr_attach"] == 2 * CYCLES
+    assert counters["failed"] == 0 and counters["aborted"] == 0
+    # all of them had I/O: programs, the one that passes some, and the server
+    assert counters["redirected"] > CYCLES and counters["passed"] > CYCLES // 4
+    assert info["server"]["wakeups"] > wakeups + CYCLES // 4
+    assert open_files() < files + CYCLES // 4, "files of programs that are gone are open"
+    assert_same(device.path, disk, 16 * MIB)
+
+
+def test_command_attaches_replaces_and_detaches_under_verified_io(lab):
+    device, disk = lab.loop_device(16, q=2)
+    steps = [("loop", {}), ("mixed", {"replace": True}), ("subprog", {"replace": True, "no_inline": True})]
+    attached = 0
+    with Load(device.path, offset=0, size="8m", io_size="2m", iodepth=16) as load:
+        for _ in range(COMMAND_CYCLES):
             for name, opts in steps:
                 device.attach(name, **opts)
                 attached += 1
                 load.check()
             device.detach()
-            changes += len(steps) + 1
     info = device.info()["bpf"]
     assert info["attached"] is False
     assert info["counters"]["nr_attach"] == attached

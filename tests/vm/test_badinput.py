@@ -137,6 +137,12 @@ def test_program_that_the_verifier_refuses(bench, name):
     assert "processed" in outcome.err, f"this is not the verifier's log: {outcome}"
 
 
+def test_program_that_may_sleep(bench, face):
+    if face == "program_type":
+        pytest.skip("only a struct_ops program can ask to sleep")
+    bench.attach(cli.program("bad_sleepable"), match="bad_sleepable")
+
+
 def test_program_without_a_license(bench):
     bench.attach(cli.program("bad_license"), match="GPL|license")
 

@@ -6,9 +6,10 @@ counts and shows why. The table has every field of an SQE and every edge of it.
 
 import errno
 
+import cli
 import pytest
 from blockio import MIB, Opened, pattern
-from lab import Lab
+from lab import Lab, sh
 
 READ, WRITE, FLUSH, DISCARD, ZEROES = 0, 1, 2, 3, 5
 NAMES = {READ: "read", WRITE: "write", FLUSH: "flush", DISCARD: "discard", ZEROES: "write_zeroes"}
@@ -280,3 +281,18 @@ def test_verdict_aborted_fails_without_a_refusal(target):
     must_fail(target, WRITE)
     after, refused, _ = target.read()
     assert refused == refused_before and after["aborted"] == before["aborted"] + 1
+
+
+def test_write_to_a_file_that_was_given_for_reading(lab):
+    """The command opens files as the device needs them; another loader may not."""
+    device, disk = lab.loop_device(8)
+    sh(cli.TOOLS / "attach-cycles", "--dev", device.id, "--cycles", 0, "--stay", "--read-only", "--file", disk, cli.program("loop"),
+       cli.program("mixed"))
+    with Opened(device.path) as f:
+        f.read(AT, LEN)
+        with pytest.raises(OSError) as failure:
+            f.write(AT, pattern(AT, LEN))
+    assert failure.value.errno == errno.EIO
+    assert device.refused() == {"file_mode": 1, "plan": 1}
+    last = device.info()["bpf"]["last_refused"]
+    assert last["reason"] == "file_mode"
