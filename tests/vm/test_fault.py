@@ -92,17 +92,16 @@ def arrived(device, before):
 
 
 def test_delays_delay_without_holding_up_others(lab):
-    delay = cli.seconds(0.5)
+    # long enough for a loaded machine to do the rest meanwhile
+    delay = cli.seconds(4)
     device, _ = add_fault(lab, f"op=read,range=64K+4K,delay={int(delay * 1000)}ms")
-    assert read_timed(device.path) >= delay
     before = device.info()["server"]["wakeups"]
     with Opened(device.path) as f:
         slow = Background(read_timed, device.path)
         arrived(device, before)
-        start = time.monotonic()
         for i in range(1, 9):
             f.read(i * 4096, 4096)
-        assert not slow.done() and time.monotonic() - start < delay, "others wait for what is delayed"
+        assert not slow.done(), "others wait for what is delayed"
     assert slow.join() >= delay
 
 
