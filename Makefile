@@ -11,6 +11,7 @@
 #        FACE=type         ... only the patched kernel (BPF_PROG_TYPE_UBLK)
 #        T="ARGS"          ... with these arguments for pytest, as in T="test_cli.py -x" (no unit tests)
 #   make test-debug      the same tests on a kernel with KASAN, lockdep, PROVE_RCU, UBSAN
+#   make fuzz            what parses input, fuzzed from tests/fuzz/corpus for FUZZ_SECONDS (60) each; make test does it for 10
 #   make bench           counted instructions per I/O on both faces; fails where a promised ratio is broken
 #        FACE=module       ... on this one,  ARGS="--json FILE"  ... with these options for bench/run
 #   make build           the loader (build/loader/ublk-bpf, man, completion), the programs (build/bpf) and the unit tests
@@ -26,7 +27,7 @@ KERNEL ?= module
 T ?=
 fetched = $(if $(filter module,$(1)),stock) $(if $(filter type debug patched,$(1)),source)
 
-.PHONY: help build check test test-debug bench demo check-series clean distclean
+.PHONY: help build check test test-debug fuzz bench demo check-series clean distclean
 .NOTPARALLEL:
 
 help:
@@ -41,7 +42,7 @@ test:
 	@scripts/build
 	@set -e; for f in $(FACE); do scripts/face-kernel $$f >/dev/null; done
 ifeq ($(T),)
-	@scripts/test check unit $(FACE)
+	@scripts/test check unit fuzz $(FACE)
 else
 	@set -e; for f in $(FACE); do scripts/vm-test $$f $(T); done
 endif
@@ -55,6 +56,10 @@ ifeq ($(T),)
 else
 	@scripts/vm-test debug $(T)
 endif
+
+fuzz:
+	@scripts/prepare
+	@scripts/fuzz
 
 bench:
 	@scripts/prepare guest $(call fetched,$(FACE))

@@ -8,6 +8,7 @@
 
 #include <cerrno>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "sys/text_file.h"
 
@@ -32,14 +33,25 @@ json target_to_json(const TargetSpec& spec) {
           {"faults", spec.faults}};
 }
 
+// The library would convert whatever number it finds, and lose what does not
+// fit.
+template <typename T>
+void get_number(const json& from, const char* key, T& number) {
+  const json& value = from.at(key);
+  if (!value.is_number_unsigned() || !std::in_range<T>(value.get<uint64_t>()))
+    throw json::out_of_range::create(
+        406, fmt("{} is no number that it can be", key), &value);
+  number = static_cast<T>(value.get<uint64_t>());
+}
+
 TargetSpec target_from_json(const json& from) {
   TargetSpec spec;
   from.at("type").get_to(spec.type);
   from.at("files").get_to(spec.files);
-  from.at("size_bytes").get_to(spec.size_bytes);
-  from.at("offset_bytes").get_to(spec.offset_bytes);
-  from.at("block_bytes").get_to(spec.block_bytes);
-  from.at("max_io_bytes").get_to(spec.max_io_bytes);
+  get_number(from, "size_bytes", spec.size_bytes);
+  get_number(from, "offset_bytes", spec.offset_bytes);
+  get_number(from, "block_bytes", spec.block_bytes);
+  get_number(from, "max_io_bytes", spec.max_io_bytes);
   from.at("read_only").get_to(spec.read_only);
   from.at("buffered").get_to(spec.buffered);
   // Earlier programs of this version did not write them.
@@ -50,7 +62,7 @@ TargetSpec target_from_json(const json& from) {
 
 AttachedState attached_from_json(const json& from) {
   AttachedState attached;
-  from.at("prog_id").get_to(attached.prog_id);
+  get_number(from, "prog_id", attached.prog_id);
   from.at("program").get_to(attached.program);
   from.at("object").get_to(attached.object);
   from.at("files").get_to(attached.files);
@@ -78,12 +90,13 @@ std::string state_to_json(const DeviceState& state) {
 Result<DeviceState> state_from_json(std::string_view text) {
   try {
     const json in = json::parse(text);
-    const int version = in.at("version").get<int>();
+    int version = 0;
+    get_number(in, "version", version);
     if (version != kStateVersion)
       return fail(EPROTO, "has version {}, this program knows {}", version,
                   kStateVersion);
     DeviceState state;
-    in.at("dev_id").get_to(state.dev_id);
+    get_number(in, "dev_id", state.dev_id);
     in.at("instance").get_to(state.instance);
     state.target = target_from_json(in.at("target"));
     if (const json& attached = in.at("attached"); !attached.is_null())

@@ -36,28 +36,6 @@ std::string join_lines(const std::vector<std::string>& lines) {
   return text;
 }
 
-// libbpf says of anything but a BPF object only that its format is wrong.
-Result<void> check_elf(const std::string& path) {
-  const UniqueFd fd = TRY(UniqueFd::open(path, O_RDONLY));
-  struct stat st {};
-  if (::fstat(fd.get(), &st) == 0 && S_ISDIR(st.st_mode))
-    return fail(EISDIR, "{}: is a directory, not a BPF object", path);
-  Elf64_Ehdr header{};
-  const ssize_t got = ::read(fd.get(), &header, sizeof(header));
-  if (got < 0) return fail_sys(errno, "{}: read", path);
-  if (got < SELFMAG || std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0)
-    return std::unexpected(
-        Error::plain(ENOEXEC, path + ": is no ELF file")
-            .hint("compile the program: clang -target bpf -g -O2, or "
-                  "Makefile.bpf"));
-  if (got < static_cast<ssize_t>(sizeof(header)) ||
-      header.e_ident[EI_CLASS] != ELFCLASS64 || header.e_machine != EM_BPF)
-    return std::unexpected(
-        Error::plain(ENOEXEC, path + ": is an ELF file, but not for BPF")
-            .hint("compile the program with clang -target bpf"));
-  return {};
-}
-
 // What is missing in this kernel, by libbpf's own words; "" if nothing is.
 std::string missing_in_kernel(const std::vector<std::string>& lines) {
   for (const auto& line : lines)
@@ -106,6 +84,27 @@ Error load_error(const std::string& object, const std::string& program,
 
 }  // namespace
 
+Result<void> check_object_file(const std::string& path) {
+  const UniqueFd fd = TRY(UniqueFd::open(path, O_RDONLY));
+  struct stat st {};
+  if (::fstat(fd.get(), &st) == 0 && S_ISDIR(st.st_mode))
+    return fail(EISDIR, "{}: is a directory, not a BPF object", path);
+  Elf64_Ehdr header{};
+  const ssize_t got = ::read(fd.get(), &header, sizeof(header));
+  if (got < 0) return fail_sys(errno, "{}: read", path);
+  if (got < SELFMAG || std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0)
+    return std::unexpected(
+        Error::plain(ENOEXEC, path + ": is no ELF file")
+            .hint("compile the program: clang -target bpf -g -O2, or "
+                  "Makefile.bpf"));
+  if (got < static_cast<ssize_t>(sizeof(header)) ||
+      header.e_ident[EI_CLASS] != ELFCLASS64 || header.e_machine != EM_BPF)
+    return std::unexpected(
+        Error::plain(ENOEXEC, path + ": is an ELF file, but not for BPF")
+            .hint("compile the program with clang -target bpf"));
+  return {};
+}
+
 std::string verifier_cause(const std::string& log) {
   std::istringstream in(log);
   std::string cause;
@@ -143,7 +142,7 @@ ProgramObject::ProgramObject(std::string path, const FaceInfo& face,
 
 Result<ProgramObject> ProgramObject::open(const std::string& path,
                                           const FaceInfo& face) {
-  TRY(check_elf(path));
+  TRY(check_object_file(path));
   if (face.face == Face::program_type) {
     // Known to no released libbpf. Once per process is enough.
     static const int handler = libbpf_register_prog_handler(

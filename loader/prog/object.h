@@ -55,6 +55,10 @@ class ProgramObject {
   bpf_program* loaded_ = nullptr;
 };
 
+// Whether a file can be a BPF object at all, of which libbpf says only that its
+// format is wrong. ENOEXEC: no ELF, or not for BPF.
+Result<void> check_object_file(const std::string& path);
+
 // What a verifier's log says went wrong: its last line before the statistics.
 std::string verifier_cause(const std::string& log);
 

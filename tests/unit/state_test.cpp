@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 
@@ -124,6 +125,25 @@ TEST_F(StateDir, ThatIsDamagedNamesTheFile) {
   const auto state = states.load(5);
   EXPECT_EQ(state.error().code(), EPROTO);
   EXPECT_NE(state.error().line().find(dir_ + "/5.json"), std::string::npos);
+}
+
+TEST(StateText, NumbersThatDoNotFitAreRefused) {
+  const std::string good = state_to_json(sample());
+  ASSERT_TRUE(state_from_json(good));
+  for (const auto& [was, is] :
+       {std::pair{"\"dev_id\": 3", "\"dev_id\": 4294967296"},
+        {"\"dev_id\": 3", "\"dev_id\": -1"},
+        {"\"dev_id\": 3", "\"dev_id\": 3.5"},
+        {"\"offset_bytes\": 4096", "\"offset_bytes\": 99999999999999999999"},
+        {"\"prog_id\": 7", "\"prog_id\": true"},
+        {"\"version\": 1", "\"version\": 1e20"}}) {
+    std::string text = good;
+    const auto at = text.find(was);
+    ASSERT_NE(at, std::string::npos) << was;
+    const auto state = state_from_json(text.replace(at, std::strlen(was), is));
+    ASSERT_FALSE(state) << is;
+    EXPECT_EQ(state.error().code(), EPROTO);
+  }
 }
 
 }  // namespace

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: MIT
+//
+// Command lines, a word per line, up to what the library is asked for. Nothing
+// is opened or run.
+
+#include <cstring>
+
+#include "cli/command_line.h"
+#include "fuzz.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  using namespace ublk::cli;
+  std::vector<std::string> words = {"ublk-bpf", ""};
+  for (const char c :
+       std::string_view(reinterpret_cast<const char*>(data), size)) {
+    if (c == '\n')
+      words.emplace_back();
+    else if (c)
+      words.back() += c;
+  }
+  std::vector<const char*> argv;
+  for (const auto& word : words) argv.push_back(word.c_str());
+  const Parsed parsed = parse(static_cast<int>(argv.size()), argv.data());
+  must(parsed.status == kDone || !parsed.text.empty(), "wrong use says why");
+  if (!parsed.text.empty()) return 0;
+  if (parsed.options.command == "add") {
+    const auto request = add_request(parsed.options.add);
+    must(request || !request.error().line().empty(), "a refusal says why");
+    if (request)
+      must(request->nr_hw_queues && request->queue_depth &&
+               request->target.max_io_bytes % 4096 == 0,
+           "what is asked for is possible");
+  } else if (parsed.options.command == "attach") {
+    (void)attach_request(0, parsed.options.attach);
+  } else if (parsed.options.command == "help") {
+    (void)help_on(parsed.options.topic);
+  }
+  return 0;
+}
