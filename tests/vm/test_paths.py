@@ -190,3 +190,24 @@ def test_default_is_the_best_that_the_driver_has(lab, features):
     )
     assert cli.ok("probe")["data_path"] == best
     assert lab.add("null").info()["data_path"] == best
+
+
+def test_short_and_late_io_goes_on_where_it_was(lab, path):
+    disk = lab.null_blk(SIZE // MIB).path
+    faults = ["short=512,rate=0.5", "short=64K,delay=1ms"]
+    device = add(lab, path, "fault", disk, over="loop", fault=faults)
+    fio_verify(device.path, bsrange="512-256k", bs_unaligned=0, iodepth=16, size=SIZE, io_size=2 * MIB,
+               serialize_overlap=1)
+    assert_same(device.path, disk, SIZE)
+
+
+def test_errors_of_the_backing_are_the_requests(lab, path):
+    disk = lab.null_blk(SIZE // MIB).path
+    device = add(lab, path, "fault", disk, over="loop", fault=["range=1M-2M,error=ENOSPC"])
+    with Opened(device.path) as f:
+        for io in (lambda: f.read(MIB, 65536), lambda: f.write(MIB, pattern(MIB, 65536))):
+            with pytest.raises(OSError) as error:
+                io()
+            assert error.value.errno == errno.ENOSPC
+        f.write(2 * MIB, pattern(0, 65536))
+        assert f.read(2 * MIB, 65536) == pattern(0, 65536)
