@@ -11,6 +11,7 @@
 #        FACE=type         ... only the patched kernel (BPF_PROG_TYPE_UBLK)
 #        T="ARGS"          ... with these arguments for pytest, as in T="test_cli.py -x" (no unit tests)
 #   make test-debug      the same tests on a kernel with KASAN, lockdep, PROVE_RCU, UBSAN
+#   make test-asan       the unit tests with the address and undefined sanitizers
 #   make fuzz            what parses input, fuzzed from tests/fuzz/corpus for FUZZ_SECONDS (60) each; make test does it for 10
 #   make bench           counted instructions per I/O on both faces; fails where a promised ratio is broken
 #        FACE=module       ... on this one,  ARGS="--json FILE"  ... with these options for bench/run
@@ -27,7 +28,7 @@ KERNEL ?= module
 T ?=
 fetched = $(if $(filter module,$(1)),stock) $(if $(filter type debug patched,$(1)),source)
 
-.PHONY: help build check test test-debug fuzz bench demo check-series clean distclean
+.PHONY: help build check test test-debug test-asan fuzz bench demo check-series clean distclean
 .NOTPARALLEL:
 
 help:
@@ -56,6 +57,10 @@ ifeq ($(T),)
 else
 	@scripts/vm-test debug $(T)
 endif
+
+test-asan:
+	@scripts/prepare
+	@scripts/test-sanitized
 
 fuzz:
 	@scripts/prepare
