@@ -10,7 +10,7 @@
 #        FACE=module       ... only the stock kernel with our module (struct_ops), or
 #        FACE=type         ... only the patched kernel (BPF_PROG_TYPE_UBLK)
 #        T="ARGS"          ... with these arguments for pytest, as in T="test_cli.py -x" (no unit tests)
-#   make test-debug      the same tests on a kernel with KASAN, lockdep, PROVE_RCU, UBSAN
+#   make test-debug      attach, kill, verify and memory tests on a kernel with KASAN, lockdep, PROVE_RCU, UBSAN
 #   make test-asan       the unit tests with the address and undefined sanitizers
 #   make fuzz            what parses input, fuzzed from tests/fuzz/corpus for FUZZ_SECONDS (60) each; make test does it for 10
 #   make bench           counted instructions per I/O on both faces; fails where a promised ratio is broken
