@@ -15,14 +15,20 @@ namespace ublk {
 
 namespace {
 
-// The type behind typedefs and qualifiers; whether one of these was volatile.
+// Typedefs and qualifiers in a row, at most: btf__new() lets a ring of them
+// through (btf.c has the same limit, as MAX_RESOLVE_DEPTH).
+constexpr int kMaxResolveDepth = 32;
+
+// The type behind typedefs and qualifiers, nullptr if there is none; whether
+// one of these was volatile.
 const btf_type* resolve(const btf* types, uint32_t id, bool& is_volatile) {
-  for (;;) {
+  for (int depth = 0; depth < kMaxResolveDepth; depth++) {
     const btf_type* type = btf__type_by_id(types, id);
     if (!type || !(btf_is_mod(type) || btf_is_typedef(type))) return type;
     is_volatile |= btf_is_volatile(type);
     id = type->type;
   }
+  return nullptr;
 }
 
 void read_enumerators(const btf* types, const btf_type* type, Knob& knob) {
