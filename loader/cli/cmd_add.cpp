@@ -136,6 +136,7 @@ Result<AddRequest> add_request(const AddOptions& options) {
     return fail(EINVAL,
                 "-b and -g exclude each other: a batch has a write's data");
   request.bpf = !options.no_bpf;
+  request.part_scan = !options.no_part_scan;
   return request;
 }
 
@@ -184,6 +185,8 @@ void define_add(Arguments& command, Options& options) {
   command.flag("-b,--batch", add.batch,
                "many requests by one command, on any of these paths but "
                "need-get-data");
+  command.flag("--no-part-scan,--no_auto_part_scan", add.no_part_scan,
+               "partitions are not looked for");
   command.flag("--no-bpf", add.no_bpf, "no BPF program can be attached");
   command.flag("--foreground", add.foreground,
                "serve in this process, until SIGTERM or SIGINT");

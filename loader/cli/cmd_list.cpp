@@ -8,13 +8,19 @@ namespace ublk::cli {
 
 void define_list(Arguments& command, Options& options) {
   command.device(options.dev_id, false);
+  command.text("--format", options.format, "FORMAT",
+               "lay the text out as this tool does: ublk-bpf, or for scripts "
+               "that count the fields of theirs kublk, ublksrv");
   command.footer(
       "Examples:\n"
       "  ublk-bpf list\n"
-      "  ublk-bpf list -n 0 --json");
+      "  ublk-bpf list -n 0 --json\n"
+      "  ublk-bpf list -n 0 --format ublksrv");
 }
 
 int run_list(const Options& options) {
+  const auto text_of = find_device_text(options.format);
+  if (!text_of) return report(text_of.error(), options.json, kUsedWrongly);
   auto control = Control::open();
   if (!control) return report(control.error(), options.json);
   const StateStore states = StateStore::open_existing();
@@ -33,7 +39,7 @@ int run_list(const Options& options) {
   if (options.json) {
     say(devices_json(devices));
   } else {
-    for (const Device& device : devices) say(device_text(device));
+    for (const Device& device : devices) say((*text_of)(device));
   }
   return kDone;
 }

@@ -39,6 +39,7 @@ struct AddOptions {
   bool auto_zero_copy = false;
   bool batch = false;
   bool no_bpf = false;
+  bool no_part_scan = false;
   bool foreground = false;
 };
 
@@ -61,6 +62,7 @@ struct Options {
   bool all = false;
   bool foreground = false;
   std::string topic;
+  std::string format = "ublk-bpf";
   AddOptions add;
   AttachOptions attach;
 };

@@ -207,16 +207,44 @@ std::string device_line(const Device& device) {
       device.params.basic.dev_sectors);
 }
 
+namespace {
+
+std::string numbers_line(const Device& device) {
+  const ublk_param_devt& devt = device.params.devt;
+  return fmt("\tublkc: {}:{} ublkb: {}:{} owner: {}:{}", devt.char_major,
+             devt.char_minor, devt.disk_major, devt.disk_minor,
+             device.info.owner_uid, device.info.owner_gid);
+}
+
+// The kernel's selftests take the 7th and 11th field of the line with "state".
+std::string kublk_text(const Device& device) {
+  const ublksrv_ctrl_dev_info& info = device.info;
+  return fmt("{}\n\tmax rq size {} daemon pid {} flags {:#x} state {}",
+             device_line(device), info.max_io_buf_bytes, info.ublksrv_pid,
+             info.flags, upper(state_name(info.state)));
+}
+
+// ublksrv's tests take the 7th and 9th.
+std::string ublksrv_text(const Device& device) {
+  const ublksrv_ctrl_dev_info& info = device.info;
+  return fmt("{}\n\tmax rq size {} daemon pid {} state {}\n\tflags {:#x}\n{}",
+             device_line(device), info.max_io_buf_bytes, info.ublksrv_pid,
+             upper(state_name(info.state)), info.flags, numbers_line(device));
+}
+
+}  // namespace
+
+Result<DeviceText> find_device_text(std::string_view format) {
+  if (format == "ublk-bpf") return device_text;
+  if (format == "kublk") return kublk_text;
+  if (format == "ublksrv") return ublksrv_text;
+  return fail(EINVAL, "--format {}: is none of ublk-bpf, kublk, ublksrv",
+              format);
+}
+
 std::string device_text(const Device& device) {
   const ublksrv_ctrl_dev_info& info = device.info;
-  const ublk_param_devt& devt = device.params.devt;
-  // The second line has the fields that other ublk tools' scripts count.
-  std::string text = fmt(
-      "{}\n\tmax rq size {} daemon pid {} flags {:#x} state {}\n"
-      "\tublkc: {}:{} ublkb: {}:{} owner: {}:{}\n",
-      device_line(device), info.max_io_buf_bytes, info.ublksrv_pid, info.flags,
-      upper(state_name(info.state)), devt.char_major, devt.char_minor,
-      devt.disk_major, devt.disk_minor, info.owner_uid, info.owner_gid);
+  std::string text = fmt("{}\n{}\n", kublk_text(device), numbers_line(device));
   if (device.state) {
     const TargetSpec& target = device.state->target;
     text += "\ttarget " + target.type;

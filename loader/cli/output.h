@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "cli/command_line.h"
@@ -32,5 +33,9 @@ std::string help_json(const std::string& topic, const std::string& text);
 std::string device_line(const Device& device);
 // The same and more: several lines, the last one without its end.
 std::string device_text(const Device& device);
+// The same as another tool lays it out: "kublk", "ublksrv"; or "ublk-bpf".
+// EINVAL, with the names that there are.
+using DeviceText = std::string (*)(const Device& device);
+Result<DeviceText> find_device_text(std::string_view format);
 
 }  // namespace ublk::cli

@@ -75,6 +75,7 @@ uint64_t flags_of(const AddRequest& request, const DataPath& path,
       UBLK_F_CMD_IOCTL_ENCODE | request.recovery_flags | path.flags;
   if (request.batch) flags |= UBLK_F_BATCH_IO;
   if (request.bpf) flags |= features & UBLK_F_BPF;
+  if (!request.part_scan) flags |= UBLK_F_NO_AUTO_PART_SCAN;
   return flags;
 }
 
@@ -165,6 +166,10 @@ Result<void> serve_new(const AddRequest& request, const ServeHooks& hooks) {
   const uint64_t features = TRY(place.control.features());
   const DataPath* path = TRY(choose_data_path(request.data_path, features));
   if (request.batch) TRY(check_batch(*path, features));
+  if (!request.part_scan && !(features & UBLK_F_NO_AUTO_PART_SCAN))
+    return fail(EOPNOTSUPP,
+                "--no-part-scan: this kernel's ublk_drv lacks "
+                "UBLK_F_NO_AUTO_PART_SCAN");
   Target target = TRY(open_target(request.target));
   settle(hooks);
 

@@ -24,6 +24,7 @@ struct AddRequest {
   std::string data_path{kAutoDataPath};
   bool batch = false;           // UBLK_F_BATCH_IO
   bool bpf = true;              // UBLK_F_BPF where the driver offers it
+  bool part_scan = true;        // false: UBLK_F_NO_AUTO_PART_SCAN
 };
 
 struct ServeHooks {

@@ -221,6 +221,43 @@ TEST(Text, HasTheStateWhereOtherToolsScriptsCountIt) {
   EXPECT_EQ(word, "LIVE") << text;
 }
 
+// The given field of the one line that has this word in it.
+std::string field(const std::string& text, const char* of, int number) {
+  std::istringstream lines(text);
+  std::string line, found, word;
+  while (std::getline(lines, line))
+    if (line.find(of) != line.npos) {
+      EXPECT_EQ(found, "") << text;
+      found = line;
+    }
+  std::istringstream words(found);
+  while (number-- > 0) words >> word;
+  return word;
+}
+
+TEST(Text, IsLaidOutAsAnotherToolsScriptsReadIt) {
+  Device device;
+  device.info.state = UBLK_S_DEV_QUIESCED;
+  device.info.ublksrv_pid = 4711;
+  device.params.basic.dev_sectors = 8;
+  struct {
+    const char* format;
+    int state;
+  } const cases[] = {{"ublk-bpf", 11}, {"kublk", 11}, {"ublksrv", 9}};
+  for (const auto& c : cases) {
+    const auto text_of = cli::find_device_text(c.format);
+    ASSERT_TRUE(text_of) << c.format;
+    const std::string text = (*text_of)(device);
+    EXPECT_EQ(field(text, "state", c.state), "QUIESCED") << text;
+    EXPECT_EQ(field(text, "pid", 7), "4711") << text;
+    EXPECT_TRUE(text.starts_with("dev id 0: nr_hw_queues ")) << text;
+    EXPECT_FALSE(text.ends_with('\n'));
+  }
+  const auto none = cli::find_device_text("rublk");
+  ASSERT_FALSE(none);
+  EXPECT_NE(none.error().line().find("ublksrv"), std::string::npos);
+}
+
 TEST(Names, OfRecoveryModes) {
   EXPECT_EQ(recovery_name(0), "none");
   EXPECT_EQ(recovery_name(UBLK_F_USER_RECOVERY), "requeue");
