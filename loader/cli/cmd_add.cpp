@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+#include <algorithm>
 #include <cerrno>
 #include <filesystem>
 
@@ -13,6 +14,7 @@ namespace ublk::cli {
 
 namespace {
 
+constexpr uint32_t kMostDevices = 4096;
 constexpr uint64_t kLeastIoBytes = 4096;
 constexpr uint64_t kMostIoBytes = 32 << 20;
 
@@ -43,8 +45,9 @@ Result<uint64_t> recovery_flags(const AddOptions& options) {
 }
 
 std::string data_path_help() {
-  std::string text = "how data gets to the server: auto: the best that the "
-                     "kernel has;";
+  std::string text =
+      "how data gets to the server: auto: the best that the "
+      "kernel has;";
   for (const DataPath* path : all_data_paths())
     text += fmt(" {}: {};", path->name, path->summary);
   text.pop_back();
@@ -96,6 +99,21 @@ std::string absolute(const std::string& path) {
 
 }  // namespace
 
+namespace {
+
+// What the driver would refuse, or leave out without a word.
+Result<void> check_unprivileged(const AddRequest& request) {
+  if (request.recovery_flags)
+    return fail(EINVAL, "--unprivileged: such a device cannot be recovered");
+  for (const auto* path : {&kCopyPath, &kNeedGetDataPath})
+    if (request.data_path == path->name) return {};
+  if (request.data_path == kAutoDataPath) return {};
+  return fail(EINVAL,
+              "--unprivileged: such a device has the data path {} or {}",
+              kCopyPath.name, kNeedGetDataPath.name);
+}
+
+// What all of them have in common.
 Result<AddRequest> add_request(const AddOptions& options) {
   AddRequest request;
   TargetSpec& spec = request.target;
@@ -103,11 +121,10 @@ Result<AddRequest> add_request(const AddOptions& options) {
   spec.over = options.over;
   spec.faults = options.faults;
   const TargetOps* ops = TRY(file_target(spec));
-  if (ops->takes_file == options.file.empty())
+  if (ops->takes_file == options.files.empty())
     return fail(EINVAL, "-t {} {}", ops->name,
                 ops->takes_file ? "needs a file: -f FILE" : "takes no -f FILE");
   for (const std::string& rule : spec.faults) TRY(parse_fault_rule(rule));
-  if (!options.file.empty()) spec.files.push_back(absolute(options.file));
   spec.size_bytes = TRY(size_option("--size", options.size));
   spec.offset_bytes = TRY(size_option("--offset", options.offset));
   if (spec.offset_bytes && !ops->takes_file)
@@ -125,8 +142,6 @@ Result<AddRequest> add_request(const AddOptions& options) {
   spec.max_io_bytes = static_cast<uint32_t>(max_io);
   spec.read_only = options.read_only;
   spec.buffered = options.buffered;
-  if (options.dev_id >= 0)
-    request.dev_id = static_cast<uint32_t>(options.dev_id);
   request.nr_hw_queues = static_cast<uint16_t>(options.queues);
   request.queue_depth = static_cast<uint16_t>(options.depth);
   request.recovery_flags = TRY(recovery_flags(options));
@@ -137,14 +152,41 @@ Result<AddRequest> add_request(const AddOptions& options) {
                 "-b and -g exclude each other: a batch has a write's data");
   request.bpf = !options.no_bpf;
   request.part_scan = !options.no_part_scan;
+  request.unprivileged = options.unprivileged;
+  if (options.unprivileged) TRY(check_unprivileged(request));
   return request;
+}
+
+}  // namespace
+
+Result<std::vector<AddRequest>> add_requests(const AddOptions& options) {
+  const AddRequest common = TRY(add_request(options));
+  if (options.count > 1 && !options.files.empty())
+    return fail(EINVAL,
+                "--count {}: devices of files are as many as there are -f FILE",
+                options.count);
+  std::vector<AddRequest> requests;
+  const size_t count = std::max<size_t>(options.files.size(), options.count);
+  for (size_t i = 0; i < count; i++) {
+    AddRequest& request = requests.emplace_back(common);
+    if (!options.files.empty())
+      request.target.files.push_back(absolute(options.files[i]));
+    if (options.dev_id >= 0)
+      request.dev_id =
+          static_cast<uint32_t>(options.dev_id) + static_cast<uint32_t>(i);
+  }
+  return requests;
 }
 
 void define_add(Arguments& command, Options& options) {
   AddOptions& add = options.add;
   command.text("-t,--type", add.type, "TARGET", target_help(), true);
-  command.text("-f,--file", add.file, "FILE",
-               "file or block device that is served");
+  command.texts("-f,--file", add.files, "FILE",
+                "file or block device that is served; repeat it for more "
+                "devices in the same server");
+  command.number("--count", add.count, 1, kMostDevices,
+                 "so many devices in one server, of a target without file; "
+                 "-n is the first one's number");
   command.text("--over", add.over, "TARGET", "fault: the target it is over");
   command.texts("--fault", add.faults, "RULE",
                 "fault: what goes wrong, and when; repeat it for more, the "
@@ -188,6 +230,9 @@ void define_add(Arguments& command, Options& options) {
   command.flag("--no-part-scan,--no_auto_part_scan", add.no_part_scan,
                "partitions are not looked for");
   command.flag("--no-bpf", add.no_bpf, "no BPF program can be attached");
+  command.flag("--unprivileged", add.unprivileged,
+               "as a user who is not root: only copying, no recovery, no "
+               "program");
   command.flag("--foreground", add.foreground,
                "serve in this process, until SIGTERM or SIGINT");
   command.footer(
@@ -200,11 +245,11 @@ void define_add(Arguments& command, Options& options) {
 }
 
 int run_add(const Options& options) {
-  auto request = add_request(options.add);
-  if (!request) return report(request.error(), options.json, kUsedWrongly);
+  const auto requests = add_requests(options.add);
+  if (!requests) return report(requests.error(), options.json, kUsedWrongly);
   return run_server(
       options, options.add.foreground,
-      [&](const ServeHooks& hooks) { return serve_new(*request, hooks); });
+      [&](const ServeHooks& hooks) { return serve_new(*requests, hooks); });
 }
 
 }  // namespace ublk::cli

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 
 #include "cli/command_line.h"
-#include "cli/output.h"
+#include "cli/with_device.h"
 
 namespace ublk::cli {
 
@@ -14,17 +14,7 @@ void define_detach(Arguments& command, Options& options) {
 }
 
 int run_detach(const Options& options) {
-  const auto dev_id = static_cast<uint32_t>(options.dev_id);
-  auto control = Control::open();
-  if (!control) return report(control.error(), options.json);
-  const StateStore states = StateStore::open_existing();
-  if (auto done = detach_program(*control, states, dev_id); !done)
-    return report(done.error(), options.json);
-  if (!options.json) return kDone;
-  auto device = describe(*control, states, dev_id);
-  if (!device) return report(device.error(), options.json);
-  say(device_json(*device));
-  return kDone;
+  return with_device(options, detach_program);
 }
 
 }  // namespace ublk::cli

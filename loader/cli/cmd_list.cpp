@@ -30,8 +30,11 @@ int run_list(const Options& options) {
   std::vector<Device> devices;
   for (const uint32_t dev_id : ids) {
     auto device = describe(*control, states, dev_id);
-    // It may have been deleted since it was seen.
-    if (!device && !one && device.error().code() == ENODEV) continue;
+    // It may have been deleted since it was seen, or be another user's.
+    if (!device && !one &&
+        (device.error().code() == ENODEV || device.error().code() == EACCES ||
+         device.error().code() == EPERM))
+      continue;
     if (!device) return report(device.error(), options.json);
     if (device->state_error) warn(*device->state_error);
     devices.push_back(std::move(*device));

@@ -8,8 +8,8 @@ namespace ublk::cli {
 void define_recover(Arguments& command, Options& options) {
   command.device(options.dev_id, true);
   // Other tools want the target again, ours knows it.
-  command.ignored("-t,--type", options.add.type);
-  command.ignored("-f,--file", options.add.file);
+  command.ignored("-t,--type", options.ignored);
+  command.ignored("-f,--file", options.ignored);
   command.flag("--foreground", options.foreground,
                "serve in this process, until SIGTERM or SIGINT");
   command.footer(
@@ -21,7 +21,8 @@ void define_recover(Arguments& command, Options& options) {
 
 int run_recover(const Options& options) {
   return run_server(options, options.foreground, [&](const ServeHooks& hooks) {
-    return serve_recovered(static_cast<uint32_t>(options.dev_id), hooks);
+    return serve_recovered(static_cast<uint32_t>(options.dev_id),
+                           Succession::of_a_dead_one, hooks);
   });
 }
 

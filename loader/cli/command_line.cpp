@@ -60,16 +60,33 @@ void Arguments::footer(const char* text) { app_.footer(text); }
 
 const std::vector<Command>& commands() {
   static const std::vector<Command> all = {
-      {"add", "add a block device and serve it", define_add, run_add},
-      {"attach", "attach a BPF program to a device", define_attach, run_attach},
-      {"detach", "take the BPF program off a device", define_detach,
+      {"add", nullptr, "add a block device and serve it", define_add, run_add},
+      {"attach", nullptr, "attach a BPF program to a device", define_attach, run_attach},
+      {"detach", nullptr, "take the BPF program off a device", define_detach,
        run_detach},
-      {"del", "stop and delete a device, or all", define_del, run_del},
-      {"recover", "serve a device again whose server has died", define_recover,
-       run_recover},
-      {"list", "show the devices", define_list, run_list},
-      {"probe", "show what this kernel offers", define_probe, run_probe},
-      {"help", "explain a command or a target", define_help, run_help},
+      {"stop", nullptr, "stop a device, which can then be deleted", define_stop,
+       run_stop},
+      {"del", nullptr, "stop and delete a device, or all", define_del, run_del},
+      {"recover", nullptr, "serve a device again whose server has died",
+       define_recover, run_recover},
+      {"takeover", nullptr, "give a live device a new server", define_takeover,
+       run_takeover},
+      {"quiesce", nullptr, "take a device from its server, for recover",
+       define_quiesce, run_quiesce},
+      {"resize", "update_size", "change the size of a device", define_resize,
+       run_resize},
+      {"set-affinity", "set_affinity", "choose the CPUs that serve a queue",
+       define_set_affinity, run_set_affinity},
+      {"list", nullptr, "show the devices", define_list, run_list},
+      {"info", nullptr, "show all about a device", define_info, run_info},
+      {"own", nullptr, "give an unprivileged device's nodes to its owner",
+       define_own, run_own},
+      {"gc", nullptr, "clear what crashes have left", define_gc, run_gc},
+      {"features", nullptr, "show the features of the driver", define_features,
+       run_features},
+      {"probe", nullptr, "show what this kernel offers", define_probe,
+       run_probe},
+      {"help", nullptr, "explain a command or a target", define_help, run_help},
   };
   return all;
 }
@@ -87,6 +104,7 @@ std::unique_ptr<CLI::App> make_app(Options& options) {
       "ublk-bpf help COMMAND has the options and examples.");
   for (const Command& command : commands()) {
     CLI::App* sub = app->add_subcommand(command.name, command.summary);
+    if (command.alias) sub->alias(command.alias);
     Arguments arguments(*sub);
     command.define(arguments, options);
     arguments.flag("--json", options.json, "print JSON");

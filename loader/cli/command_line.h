@@ -17,7 +17,7 @@ enum ExitStatus { kDone = 0, kFailed = 1, kUsedWrongly = 2 };
 
 struct AddOptions {
   std::string type;
-  std::string file;
+  std::vector<std::string> files;
   std::string over;
   std::vector<std::string> faults;
   int64_t dev_id = -1;
@@ -40,6 +40,8 @@ struct AddOptions {
   bool batch = false;
   bool no_bpf = false;
   bool no_part_scan = false;
+  uint32_t count = 1;
+  bool unprivileged = false;
   bool foreground = false;
 };
 
@@ -61,8 +63,15 @@ struct Options {
   int64_t dev_id = -1;  // -1: not given
   bool all = false;
   bool foreground = false;
+  bool safe = false;
+  bool asynchronous = false;
+  bool shrink = false;
+  bool dry_run = false;
+  uint32_t queue = 0;
+  std::string cpus;
   std::string topic;
   std::string format = "ublk-bpf";
+  std::string ignored;
   AddOptions add;
   AttachOptions attach;
 };
@@ -77,8 +86,9 @@ struct Parsed {
 
 Parsed parse(int argc, const char* const* argv);
 
-// From the options to what the library takes. EINVAL: used wrongly.
-Result<AddRequest> add_request(const AddOptions& options);
+// From the options to what the library takes: one request per device. EINVAL:
+// used wrongly.
+Result<std::vector<AddRequest>> add_requests(const AddOptions& options);
 Result<AttachRequest> attach_request(uint32_t dev_id,
                                      const AttachOptions& options);
 
@@ -94,6 +104,15 @@ void define_recover(Arguments& command, Options& options);
 void define_list(Arguments& command, Options& options);
 void define_probe(Arguments& command, Options& options);
 void define_help(Arguments& command, Options& options);
+void define_stop(Arguments& command, Options& options);
+void define_quiesce(Arguments& command, Options& options);
+void define_takeover(Arguments& command, Options& options);
+void define_resize(Arguments& command, Options& options);
+void define_set_affinity(Arguments& command, Options& options);
+void define_features(Arguments& command, Options& options);
+void define_info(Arguments& command, Options& options);
+void define_own(Arguments& command, Options& options);
+void define_gc(Arguments& command, Options& options);
 int run_add(const Options& options);
 int run_attach(const Options& options);
 int run_detach(const Options& options);
@@ -102,9 +121,19 @@ int run_recover(const Options& options);
 int run_list(const Options& options);
 int run_probe(const Options& options);
 int run_help(const Options& options);
+int run_stop(const Options& options);
+int run_quiesce(const Options& options);
+int run_takeover(const Options& options);
+int run_resize(const Options& options);
+int run_set_affinity(const Options& options);
+int run_features(const Options& options);
+int run_info(const Options& options);
+int run_own(const Options& options);
+int run_gc(const Options& options);
 
 struct Command {
   const char* name;
+  const char* alias;  // what other tools call it; nullptr
   const char* summary;
   void (*define)(Arguments& command, Options& options);
   int (*run)(const Options& options);

@@ -21,20 +21,29 @@ namespace {
 
 using nlohmann::json;
 
-void print_live(const Device& device, bool as_json) {
-  say(as_json ? device_json(device)
-              : fmt("{} daemon pid {}", device_line(device),
-                    device.info.ublksrv_pid));
+void print_live(const std::vector<Device>& devices, bool as_json) {
+  if (as_json) {
+    say(devices.size() == 1 ? device_json(devices.front())
+                            : devices_json(devices));
+  } else {
+    for (const Device& device : devices)
+      say(fmt("{} daemon pid {}", device_line(device),
+              device.info.ublksrv_pid));
+  }
   std::fflush(stdout);
 }
 
 // In the starter, which sees more of the server than the server itself.
-int print_live(uint32_t dev_id, bool as_json) {
+int print_live(const std::vector<uint32_t>& dev_ids, bool as_json) {
   auto control = Control::open();
   if (!control) return report(control.error(), as_json);
-  auto device = describe(*control, StateStore::open_existing(), dev_id);
-  if (!device) return report(device.error(), as_json);
-  print_live(*device, as_json);
+  std::vector<Device> devices;
+  for (const uint32_t dev_id : dev_ids) {
+    auto device = describe(*control, StateStore::open_existing(), dev_id);
+    if (!device) return report(device.error(), as_json);
+    devices.push_back(std::move(*device));
+  }
+  print_live(devices, as_json);
   return kDone;
 }
 
@@ -43,8 +52,10 @@ class Messenger {
  public:
   explicit Messenger(UniqueFd pipe) : pipe_(std::move(pipe)) {}
 
-  void live(uint32_t dev_id) {
-    send({{"live", dev_id}});
+  void live(const std::vector<Device>& devices) {
+    std::vector<uint32_t> dev_ids;
+    for (const Device& device : devices) dev_ids.push_back(device.info.dev_id);
+    send({{"live", dev_ids}});
     pipe_.reset();
   }
   // To the starter, or once it has gone to the system's log.
@@ -117,7 +128,8 @@ int await(int pipe, bool as_json) {
   while (!status && ::getline(&line, &size, in) > 0) {
     const json message = json::parse(line, nullptr, false);
     if (message.contains("live"))
-      status = print_live(message["live"].get<uint32_t>(), as_json);
+      status =
+          print_live(message["live"].get<std::vector<uint32_t>>(), as_json);
     else if (message.contains("error"))
       status = report(error_from(message["error"]), as_json);
     else if (message.contains("warning"))
@@ -136,9 +148,11 @@ int serve_in_foreground(
     const Options& options,
     const std::function<Result<void>(const ServeHooks&)>& serve) {
   block_signals();
-  const auto done = serve(
-      {.live = [&](const Device& device) { print_live(device, options.json); },
-       .trouble = [](const Error& error) { warn(error); }});
+  const auto done = serve({.live =
+                               [&](const std::vector<Device>& devices) {
+                                 print_live(devices, options.json);
+                               },
+                           .trouble = [](const Error& error) { warn(error); }});
   return done ? static_cast<int>(kDone) : report(done.error(), options.json);
 }
 
@@ -164,7 +178,7 @@ int run_server(const Options& options, bool foreground,
   Messenger messenger(settle_as_daemon(UniqueFd(ends[1])));
   const auto done = serve(
       {.live =
-           [&](const Device& device) { messenger.live(device.info.dev_id); },
+           [&](const std::vector<Device>& devices) { messenger.live(devices); },
        .trouble =
            [&](const Error& error) { messenger.tell("warning", error); }});
   if (!done) messenger.tell("error", done.error());

@@ -8,6 +8,7 @@
 
 #include "cli/command_line.h"
 #include "device/device.h"
+#include "device/gc.h"
 #include "device/probe.h"
 #include "sys/error.h"
 
@@ -26,6 +27,12 @@ std::string device_json(const Device& device);
 std::string attach_json(const Device& device, std::chrono::nanoseconds took);
 std::string devices_json(const std::vector<Device>& devices);
 std::string deleted_json(const std::vector<uint32_t>& dev_ids);
+std::string features_json(uint64_t features);
+std::string features_text(uint64_t features);
+std::string info_json(const DeviceDetails& details);
+std::string info_text(const DeviceDetails& details);
+std::string orphans_json(const std::vector<Orphan>& orphans);
+std::string orphan_text(const Orphan& orphan, bool dry_run);
 std::string probe_json(const Probe& probe);
 std::string error_json(const Error& error);
 std::string help_json(const std::string& topic, const std::string& text);

@@ -9,10 +9,14 @@
 #include <system_error>
 #include <thread>
 
+#include "sys/process.h"
+
 namespace ublk {
 
 namespace {
 
+constexpr const char* kWhoMay =
+    "this needs root (CAP_SYS_ADMIN), or an unprivileged device of one's own";
 constexpr const char* kControlPath = "/dev/ublk-control";
 
 Error explain_open(Error error) {
@@ -23,7 +27,7 @@ Error explain_open(Error error) {
       return std::move(error).hint("no ublk driver: modprobe ublk_drv");
     case EACCES:
     case EPERM:
-      return std::move(error).hint("this needs root (CAP_SYS_ADMIN)");
+      return std::move(error).hint(kWhoMay);
     default:
       return error;
   }
@@ -31,7 +35,7 @@ Error explain_open(Error error) {
 
 Error explain(Error error, const ControlCommand& command) {
   if (error.code() == EPERM || error.code() == EACCES)
-    return std::move(error).hint("this needs root (CAP_SYS_ADMIN)");
+    return std::move(error).hint(kWhoMay);
   if (error.code() == ENODEV && command.op != UBLK_U_CMD_ATTACH_BPF)
     return std::move(error).hint("ublk-bpf list shows the devices");
   return error;
@@ -63,18 +67,63 @@ int ControlDevice::execute(const ControlCommand& command,
 
 int ControlDevice::execute_here(const ControlCommand& command,
                                 const ControlTick& tick) {
-  io_uring_sqe* sqe = io_uring_get_sqe(ring_.get());
-  // Twice as large as its type: the command has the second half too.
-  std::fill_n(reinterpret_cast<volatile char*>(sqe), 2 * sizeof(*sqe), 0);
-  sqe->opcode = IORING_OP_URING_CMD;
-  sqe->fd = fd_.get();
-  sqe->cmd_op = command.op;
+  const bool of_a_device = command.op != UBLK_U_CMD_ADD_DEV &&
+                           command.op != UBLK_U_CMD_GET_FEATURES;
+  if (of_a_device && !is_admin()) return execute_by_path(command, tick);
   ublksrv_ctrl_cmd cmd{};
   cmd.dev_id = command.dev_id;
   cmd.queue_id = static_cast<__u16>(-1);
   cmd.addr = reinterpret_cast<uintptr_t>(command.arg);
   cmd.len = command.arg_bytes;
   cmd.data[0] = command.data;
+  const int ret = submit(cmd, command.op, tick);
+  // Without a path the driver does nothing to an unprivileged device, whoever
+  // asks.
+  if (ret == negative(EINVAL) && of_a_device && is_unprivileged(command.dev_id))
+    return execute_by_path(command, tick);
+  return ret;
+}
+
+bool ControlDevice::is_unprivileged(uint32_t dev_id) {
+  ublksrv_ctrl_dev_info info{};
+  const int ret = execute_by_path({.op = UBLK_U_CMD_GET_DEV_INFO,
+                                   .dev_id = dev_id,
+                                   .arg = &info,
+                                   .arg_bytes = sizeof(info)},
+                                  {});
+  return ret >= 0 && (info.flags & UBLK_F_UNPRIVILEGED_DEV);
+}
+
+// The path comes before the argument, in the same memory.
+int ControlDevice::execute_by_path(const ControlCommand& command,
+                                   const ControlTick& tick) {
+  const std::string path = char_path(command.dev_id);
+  std::string memory = path;
+  memory.append(static_cast<const char*>(command.arg), command.arg_bytes);
+  ublksrv_ctrl_cmd cmd{};
+  cmd.dev_id = command.dev_id;
+  cmd.queue_id = static_cast<__u16>(-1);
+  cmd.addr = reinterpret_cast<uintptr_t>(memory.data());
+  cmd.len = static_cast<__u16>(memory.size());
+  cmd.dev_path_len = static_cast<__u16>(path.size());
+  cmd.data[0] = command.data;
+  const bool asks = command.op == UBLK_U_CMD_GET_DEV_INFO;
+  const int ret = submit(
+      cmd, asks ? uint32_t{UBLK_U_CMD_GET_DEV_INFO2} : command.op, tick);
+  if (ret >= 0)
+    std::copy_n(memory.data() + path.size(), command.arg_bytes,
+                static_cast<char*>(command.arg));
+  return ret;
+}
+
+int ControlDevice::submit(const ublksrv_ctrl_cmd& cmd, uint32_t op,
+                          const ControlTick& tick) {
+  io_uring_sqe* sqe = io_uring_get_sqe(ring_.get());
+  // Twice as large as its type: the command has the second half too.
+  std::fill_n(reinterpret_cast<volatile char*>(sqe), 2 * sizeof(*sqe), 0);
+  sqe->opcode = IORING_OP_URING_CMD;
+  sqe->fd = fd_.get();
+  sqe->cmd_op = op;
   *reinterpret_cast<ublksrv_ctrl_cmd*>(sqe->cmd) = cmd;
   int ret = io_uring_submit(ring_.get());
   if (ret < 0) return ret;
@@ -187,6 +236,32 @@ Result<void> Control::stop(uint32_t dev_id, const ControlTick& tick) {
 
 Result<void> Control::remove(uint32_t dev_id, const ControlTick& tick) {
   TRY(run("delete", {.op = UBLK_U_CMD_DEL_DEV, .dev_id = dev_id}, tick));
+  return {};
+}
+
+Result<void> Control::stop_unused(uint32_t dev_id, const ControlTick& tick) {
+  TRY(run("stop unless it is in use",
+          {.op = UBLK_U_CMD_TRY_STOP_DEV, .dev_id = dev_id}, tick));
+  return {};
+}
+
+Result<void> Control::begin_remove(uint32_t dev_id) {
+  TRY(run("delete", {.op = UBLK_U_CMD_DEL_DEV_ASYNC, .dev_id = dev_id}));
+  return {};
+}
+
+Result<void> Control::quiesce(uint32_t dev_id) {
+  // data: milliseconds to wait; after a wait in vain the device would stay
+  // half quiesced. 0 is for ever, or until this process is told to end.
+  TRY(run("quiesce",
+          {.op = UBLK_U_CMD_QUIESCE_DEV, .dev_id = dev_id, .data = 0}));
+  return {};
+}
+
+Result<void> Control::set_size(uint32_t dev_id, uint64_t sectors) {
+  TRY(run("setting its size", {.op = UBLK_U_CMD_UPDATE_SIZE,
+                               .dev_id = dev_id,
+                               .data = sectors}));
   return {};
 }
 

@@ -10,6 +10,8 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <string>
+#include <vector>
 
 #include "sys/error.h"
 #include "sys/ring.h"
@@ -40,9 +42,13 @@ class ControlChannel {
 };
 
 // /dev/ublk-control and a ring for it. Destruction does nothing to a device.
+// Without CAP_SYS_ADMIN it is good for adding unprivileged devices, and for
+// those whose /dev/ublkcN the process may read and write: the driver has to be
+// told that path with each command (<linux/ublk_cmd.h>,
+// UBLK_F_UNPRIVILEGED_DEV).
 class ControlDevice final : public ControlChannel {
  public:
-  // ENOENT: no ublk module. EACCES, EPERM: no root.
+  // ENOENT: no ublk module. EACCES, EPERM: no right to it.
   static Result<std::unique_ptr<ControlDevice>> open();
   int execute(const ControlCommand& command, const ControlTick& tick) override;
 
@@ -51,6 +57,9 @@ class ControlDevice final : public ControlChannel {
       : fd_(std::move(fd)), ring_(std::move(ring)) {}
 
   int execute_here(const ControlCommand& command, const ControlTick& tick);
+  int execute_by_path(const ControlCommand& command, const ControlTick& tick);
+  bool is_unprivileged(uint32_t dev_id);
+  int submit(const ublksrv_ctrl_cmd& cmd, uint32_t op, const ControlTick& tick);
 
   UniqueFd fd_;
   Ring ring_;
@@ -77,8 +86,19 @@ class Control {
   Result<void> start(uint32_t dev_id, pid_t server);
   // Removes /dev/ublkbN; waits for I/O in flight.
   Result<void> stop(uint32_t dev_id, const ControlTick& tick = {});
+  // The same, unless somebody has the block device open: EBUSY. EOPNOTSUPP:
+  // the driver has no UBLK_F_SAFE_STOP_DEV.
+  Result<void> stop_unused(uint32_t dev_id, const ControlTick& tick = {});
   // Removes /dev/ublkcN; waits until the server has closed it.
   Result<void> remove(uint32_t dev_id, const ControlTick& tick = {});
+  // Begins that, and does not wait.
+  Result<void> begin_remove(uint32_t dev_id);
+  // Takes the device from its server, whose queues end once what they have in
+  // hand is done; I/O waits. Waits until each queue has a tag to spare.
+  // EOPNOTSUPP: was added without UBLK_F_QUIESCE.
+  Result<void> quiesce(uint32_t dev_id);
+  // Of a device that is started. The driver takes any size.
+  Result<void> set_size(uint32_t dev_id, uint64_t sectors);
   Result<void> start_recovery(uint32_t dev_id);
   Result<void> end_recovery(uint32_t dev_id, pid_t server);
 
@@ -103,6 +123,9 @@ inline std::string char_path(uint32_t dev_id) {
 }
 // "live", "quiesced", "dead", "fail_io".
 std::string_view state_name(uint16_t state);
+// UBLK_F_*, in lower case and without their prefix, in order of their bits; one
+// that this program does not know as "bit N".
+std::vector<std::string> feature_names(uint64_t flags);
 // "none", "requeue", "reissue", "fail_io".
 std::string_view recovery_name(uint64_t flags);
 // enum ublk_bpf_reason, in lower case and without its prefix.

@@ -19,7 +19,46 @@ static_assert(kReasons[UBLK_BPF_REFUSED_LEN] == "len");
 static_assert(kReasons[UBLK_BPF_REFUSED_EMPTY] == "empty");
 static_assert(kReasons[UBLK_BPF_REFUSED_VERDICT] == "verdict");
 
+// Indexed by the number of the bit.
+constexpr std::array<std::string_view, 21> kFeatures = {
+    "support_zero_copy",
+    "uring_cmd_comp_in_task",
+    "need_get_data",
+    "user_recovery",
+    "user_recovery_reissue",
+    "unprivileged_dev",
+    "cmd_ioctl_encode",
+    "user_copy",
+    "zoned",
+    "user_recovery_fail_io",
+    "update_size",
+    "auto_buf_reg",
+    "quiesce",
+    "per_io_daemon",
+    "buf_reg_off_daemon",
+    "batch_io",
+    "integrity",
+    "safe_stop_dev",
+    "no_auto_part_scan",
+    "shmem_zc",
+    "io_desc_size",
+};
+static_assert(1ULL << 11 == UBLK_F_AUTO_BUF_REG);
+static_assert(1ULL << 15 == UBLK_F_BATCH_IO);
+static_assert(1ULL << (kFeatures.size() - 1) == UBLK_F_IO_DESC_SIZE);
+
 }  // namespace
+
+std::vector<std::string> feature_names(uint64_t flags) {
+  std::vector<std::string> names;
+  for (unsigned bit = 0; bit < 64; bit++) {
+    if (!(flags >> bit & 1)) continue;
+    names.push_back(1ULL << bit == UBLK_F_BPF ? "bpf"
+                    : bit < kFeatures.size()  ? std::string(kFeatures[bit])
+                                              : fmt("bit {}", bit));
+  }
+  return names;
+}
 
 std::string device_name(uint32_t dev_id) {
   return dev_id == ~0U ? "new device" : fmt("ublkb{}", dev_id);

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "device/device.h"
 
-#include <signal.h>
-#include <sys/syscall.h>
+#include <sched.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -13,6 +12,7 @@
 #include <sstream>
 
 #include "server/queue.h"
+#include "sys/cpu_list.h"
 #include "sys/process.h"
 #include "sys/text_file.h"
 
@@ -35,57 +35,6 @@ std::optional<uint32_t> number_after(std::string_view text,
   return number;
 }
 
-// The value of a line "name:\tvalue" of /proc/PID/status.
-uint64_t status_value(const std::string& status, std::string_view name) {
-  const auto at = status.find(fmt("\n{}:", name));
-  if (at == std::string::npos) return 0;
-  const auto digits = status.find_first_of("0123456789", at);
-  uint64_t value = 0;
-  if (digits != std::string::npos)
-    std::from_chars(status.data() + digits, status.data() + status.size(),
-                    value);
-  return value;
-}
-
-// How many requests of a block device have completed: reads, writes, discards
-// and flushes of /sys/block/X/stat. Its other numbers change by themselves.
-std::string completions(const std::string& stat_path) {
-  std::istringstream words(read_text(stat_path).value_or(""));
-  std::string word, all;
-  for (int i = 0; words >> word; i++)
-    if (i == 0 || i == 4 || i == 11 || i == 15) all += word + " ";
-  return all;
-}
-
-// Notices a server that does not let its device be stopped: no request of the
-// device completes for as long as `patience`.
-class Watchdog {
- public:
-  Watchdog(uint32_t dev_id, const UniqueFd& server,
-           std::chrono::milliseconds patience)
-      : stat_path_(fmt("/sys/block/ublkb{}/stat", dev_id)),
-        server_(server),
-        patience_(patience) {}
-
-  void tick() {
-    auto stat = completions(stat_path_);
-    const auto now = steady_clock::now();
-    if (stat != stat_) {
-      stat_ = std::move(stat);
-      since_ = now;
-    } else if (now - since_ > patience_ && server_.valid()) {
-      ::syscall(SYS_pidfd_send_signal, server_.get(), SIGKILL, nullptr, 0);
-    }
-  }
-
- private:
-  std::string stat_path_;
-  const UniqueFd& server_;
-  std::chrono::milliseconds patience_;
-  std::string stat_;
-  steady_clock::time_point since_ = steady_clock::now();
-};
-
 }  // namespace
 
 const AttachedState* Device::attached() const {
@@ -103,22 +52,16 @@ std::vector<uint32_t> device_ids() {
   return ids;
 }
 
-std::optional<ServerStats> server_stats(pid_t pid) {
+std::optional<ServerStats> server_stats(pid_t pid, uint32_t dev_id) {
   if (!pidfd_of(pid).valid()) return std::nullopt;
   ServerStats stats{.pid = pid};
-  std::error_code ec;
-  for (const auto& entry :
-       fs::directory_iterator(fmt("/proc/{}/task", pid), ec)) {
-    const std::string dir = entry.path().string();
-    const auto status = read_text(dir + "/status");
-    if (!status) continue;
-    // Ended, but its parent has not taken notice yet.
-    if (status->contains("\nState:\tZ")) continue;
+  const auto threads = threads_of(pid);
+  for (const ThreadInfo& thread : threads) {
     stats.threads++;
-    if (read_text(dir + "/comm").value_or("").starts_with(kQueueThreadPrefix))
-      stats.wakeups += status_value(*status, "voluntary_ctxt_switches");
+    if (device_of_thread(thread.name) == dev_id) stats.wakeups += thread.sleeps;
   }
-  if (!ec && stats.threads == 0) return std::nullopt;
+  // Unless /proc cannot be read, there is one or the process has ended.
+  if (threads.empty() && ::access("/proc/self", F_OK) == 0) return std::nullopt;
   // With the threads that have ended: the kernel's io_uring workers come and
   // go.
   clockid_t clock;
@@ -135,7 +78,7 @@ Result<Device> describe(Control& control, const StateStore& states,
   Device device;
   device.info = TRY(control.info(dev_id));
   device.params = TRY(control.params(dev_id));
-  device.server = server_stats(device.info.ublksrv_pid);
+  device.server = server_stats(device.info.ublksrv_pid, dev_id);
   auto state = states.load(dev_id);
   if (state) {
     device.state = std::move(*state);
@@ -147,28 +90,34 @@ Result<Device> describe(Control& control, const StateStore& states,
   return device;
 }
 
-Result<void> remove_device(Control& control, const StateStore& states,
-                           uint32_t dev_id,
-                           std::chrono::milliseconds patience) {
-  const auto info = control.info(dev_id);
-  if (!info) {
-    // What an unclean end has left of it.
-    if (info.error().code() == ENODEV) TRY(states.remove(dev_id, ""));
-    return std::unexpected(info.error());
+std::vector<QueueThread> queue_threads(pid_t server, uint32_t dev_id,
+                                       uint16_t nr_hw_queues) {
+  std::vector<QueueThread> queues;
+  const auto threads = threads_of(server);
+  for (uint16_t q = 0; q < nr_hw_queues; q++) {
+    const auto it = std::ranges::find(threads, queue_thread_name(dev_id, q),
+                                      &ThreadInfo::name);
+    if (it == threads.end()) continue;
+    cpu_set_t cpus;
+    CPU_ZERO(&cpus);
+    if (::sched_getaffinity(it->tid, sizeof(cpus), &cpus) == 0)
+      queues.push_back({q, it->tid, cpus_of(cpus)});
   }
-  const auto state = states.load(dev_id);
-  const UniqueFd server = pidfd_of(info->ublksrv_pid);
-  Watchdog stop_watch(dev_id, server, patience);
-  TRY(control.stop(dev_id, [&] { stop_watch.tick(); }));
-  Watchdog remove_watch(dev_id, server, patience);
-  auto removed = control.remove(dev_id, [&] { remove_watch.tick(); });
-  // The server may have been told to end too, and have deleted it itself.
-  if (!removed && removed.error().code() != ENODEV) return removed;
-  if (!wait_gone(server, patience))
-    return fail(EBUSY,
-                "{}: is deleted, but its server, process {}, does not end",
-                device_name(dev_id), info->ublksrv_pid);
-  return states.remove(dev_id, state ? state->instance : "");
+  return queues;
+}
+
+Result<DeviceDetails> describe_closely(Control& control,
+                                       const StateStore& states,
+                                       uint32_t dev_id) {
+  DeviceDetails details{.device = TRY(describe(control, states, dev_id))};
+  const ublksrv_ctrl_dev_info& info = details.device.info;
+  for (uint16_t q = 0; q < info.nr_hw_queues; q++)
+    details.queue_cpus.push_back(
+        cpus_of(TRY(control.queue_affinity(dev_id, q))));
+  if (details.device.server)
+    details.threads =
+        queue_threads(info.ublksrv_pid, dev_id, info.nr_hw_queues);
+  return details;
 }
 
 }  // namespace ublk

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <vector>
@@ -12,11 +11,12 @@
 
 namespace ublk {
 
-// What the server's threads have used so far.
+// What a server has used so far: a process, with whatever devices it has.
 struct ServerStats {
   pid_t pid = 0;
-  uint64_t wakeups = 0;  // of the queue threads: times they went to sleep
-  uint64_t cpu_ns = 0;   // of all threads that are there
+  // Of the threads of this device's queues: times they went to sleep.
+  uint64_t wakeups = 0;
+  uint64_t cpu_ns = 0;
   unsigned threads = 0;
 };
 
@@ -43,15 +43,26 @@ std::vector<uint32_t> device_ids();
 Result<Device> describe(Control& control, const StateStore& states,
                         uint32_t dev_id);
 
+// The thread that serves a queue of a device, and where it may run.
+struct QueueThread {
+  uint16_t q_id = 0;
+  pid_t tid = 0;
+  std::vector<uint16_t> cpus;
+};
+// Of our servers: other tools name their threads differently.
+std::vector<QueueThread> queue_threads(pid_t server, uint32_t dev_id,
+                                       uint16_t nr_hw_queues);
+struct DeviceDetails {
+  Device device;
+  std::vector<std::vector<uint16_t>> queue_cpus{};  // the driver's, by q_id
+  std::vector<QueueThread> threads{};
+};
+Result<DeviceDetails> describe_closely(Control& control,
+                                       const StateStore& states,
+                                       uint32_t dev_id);
+
 // Nothing if there is no such process or it has ended. Only the pid where
 // /proc cannot be read, as in a server that has left the mounts.
-std::optional<ServerStats> server_stats(pid_t pid);
-
-// Stops and deletes a device, whoever serves it and whether it answers or
-// not, and waits until its server is gone. A server that completes nothing
-// for `patience` while the device is to be stopped is killed.
-Result<void> remove_device(
-    Control& control, const StateStore& states, uint32_t dev_id,
-    std::chrono::milliseconds patience = std::chrono::seconds(5));
+std::optional<ServerStats> server_stats(pid_t pid, uint32_t dev_id);
 
 }  // namespace ublk

@@ -6,8 +6,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <cstdlib>
+#include <charconv>
+#include <filesystem>
 #include <nlohmann/json.hpp>
+#include <thread>
 #include <utility>
 
 #include "sys/text_file.h"
@@ -18,7 +23,16 @@ namespace {
 
 using nlohmann::json;
 
+constexpr const char* kLockFile = "lock";  // for the length of a change
+constexpr const char* kHoldFile = "hold";
+
 std::string file_name(uint32_t dev_id) { return fmt("{}.json", dev_id); }
+
+std::optional<uint32_t> id_of_file(const std::string& name) {
+  uint32_t id = 0;
+  std::from_chars(name.data(), name.data() + name.size(), id);
+  return file_name(id) == name ? std::optional(id) : std::nullopt;
+}
 
 json target_to_json(const TargetSpec& spec) {
   return {{"type", spec.type},
@@ -70,7 +84,29 @@ AttachedState attached_from_json(const json& from) {
   return attached;
 }
 
+std::map<uint16_t, std::vector<uint16_t>> affinity_from_json(
+    const json& from) {
+  std::map<uint16_t, std::vector<uint16_t>> affinity;
+  for (const auto& [key, cpus] : from.get_ref<const json::object_t&>()) {
+    uint16_t q_id = 0;
+    const auto [end, bad] =
+        std::from_chars(key.data(), key.data() + key.size(), q_id);
+    if (bad != std::errc() || end != key.data() + key.size())
+      throw json::out_of_range::create(406, key + " is no queue", &from);
+    for (const json& cpu : cpus.get_ref<const json::array_t&>())
+      get_number(json{{"cpu", cpu}}, "cpu", affinity[q_id].emplace_back());
+  }
+  return affinity;
+}
+
 }  // namespace
+
+std::string state_dir() {
+  if (::geteuid() == 0) return "/run/ublk-bpf";
+  const char* dir = ::secure_getenv("XDG_RUNTIME_DIR");
+  return (dir && *dir ? std::string(dir) : fmt("/run/user/{}", ::geteuid())) +
+         "/ublk-bpf";
+}
 
 std::string state_to_json(const DeviceState& state) {
   json out = {{"version", kStateVersion},
@@ -78,6 +114,11 @@ std::string state_to_json(const DeviceState& state) {
               {"instance", state.instance},
               {"target", target_to_json(state.target)},
               {"attached", nullptr}};
+  if (!state.affinity.empty()) {
+    json& affinity = out["affinity"] = json::object();
+    for (const auto& [q_id, cpus] : state.affinity)
+      affinity[std::to_string(q_id)] = cpus;
+  }
   if (const auto& attached = state.attached)
     out["attached"] = {{"prog_id", attached->prog_id},
                        {"program", attached->program},
@@ -101,6 +142,9 @@ Result<DeviceState> state_from_json(std::string_view text) {
     state.target = target_from_json(in.at("target"));
     if (const json& attached = in.at("attached"); !attached.is_null())
       state.attached = attached_from_json(attached);
+    // Earlier programs of this version did not write it.
+    if (in.contains("affinity"))
+      state.affinity = affinity_from_json(in.at("affinity"));
     return state;
   } catch (const json::exception& e) {
     return fail(EPROTO, "is no state of a device: {}", e.what());
@@ -128,7 +172,7 @@ Result<DeviceState> StateStore::load(uint32_t dev_id) const {
 
 Result<UniqueFd> StateStore::lock() const {
   UniqueFd fd = TRY_IN(
-      dir_, UniqueFd::open_at(fd_.get(), "lock", O_RDWR | O_CREAT, 0600));
+      dir_, UniqueFd::open_at(fd_.get(), kLockFile, O_RDWR | O_CREAT, 0600));
   while (::flock(fd.get(), LOCK_EX) != 0)
     if (errno != EINTR) return fail_sys(errno, "{}/lock: flock", dir_);
   return fd;
@@ -143,12 +187,70 @@ Result<void> StateStore::save(const DeviceState& state) const {
 
 Result<void> StateStore::set_attached(
     uint32_t dev_id, std::optional<AttachedState> attached) const {
+  return change(dev_id, [&](DeviceState& state) {
+    state.attached = std::move(attached);
+  });
+}
+
+std::vector<std::string> StateStore::files() const {
+  std::vector<std::string> names;
+  if (!fd_.valid()) return names;
+  std::error_code ec;
+  for (const auto& entry : std::filesystem::directory_iterator(dir_, ec))
+    names.push_back(entry.path().filename().string());
+  return names;
+}
+
+std::vector<uint32_t> StateStore::ids() const {
+  std::vector<uint32_t> ids;
+  for (const std::string& name : files())
+    if (const auto id = id_of_file(name)) ids.push_back(*id);
+  std::ranges::sort(ids);
+  return ids;
+}
+
+std::vector<std::string> StateStore::other_files() const {
+  auto names = files();
+  std::erase_if(names, [](const std::string& name) {
+    return id_of_file(name) || name == kLockFile || name == kHoldFile;
+  });
+  std::ranges::sort(names);
+  return names;
+}
+
+Result<void> StateStore::remove_file(const std::string& name) const {
+  if (::unlinkat(fd_.get(), name.c_str(), 0) != 0 && errno != ENOENT)
+    return fail_sys(errno, "{}/{}: remove", dir_, name);
+  return {};
+}
+
+Result<UniqueFd> StateStore::hold(Hold how) const {
+  if (!fd_.valid()) return UniqueFd();
+  UniqueFd fd = TRY_IN(dir_, UniqueFd::open_at(fd_.get(), kHoldFile,
+                                               O_RDWR | O_CREAT, 0600));
+  const int wanted = (how == Hold::shared ? LOCK_SH : LOCK_EX) | LOCK_NB;
+  const auto until = std::chrono::steady_clock::now() + kHoldWait;
+  while (::flock(fd.get(), wanted) != 0) {
+    if (errno != EINTR && errno != EWOULDBLOCK)
+      return fail_sys(errno, "{}/{}: flock", dir_, kHoldFile);
+    if (std::chrono::steady_clock::now() > until)
+      return fail(EBUSY, "{}: {}", dir_,
+                  how == Hold::shared
+                      ? "orphans are still being looked for"
+                      : "a device is still being added or recovered");
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  return fd;
+}
+
+Result<void> StateStore::change(
+    uint32_t dev_id, const std::function<void(DeviceState&)>& with) const {
   if (!fd_.valid()) return {};
   const UniqueFd held = TRY(lock());
   auto state = load(dev_id);
   if (!state && state.error().code() == ENOENT) return {};
   if (!state) return std::unexpected(std::move(state).error());
-  state->attached = std::move(attached);
+  with(*state);
   TRY_IN(dir_,
          replace_text_at(fd_.get(), file_name(dev_id), state_to_json(*state)));
   return {};
@@ -161,10 +263,7 @@ Result<void> StateStore::remove(uint32_t dev_id,
   if (!instance.empty())
     if (auto state = load(dev_id); state && state->instance != instance)
       return {};
-  const std::string name = file_name(dev_id);
-  if (::unlinkat(fd_.get(), name.c_str(), 0) != 0 && errno != ENOENT)
-    return fail_sys(errno, "{}/{}: remove", dir_, name);
-  return {};
+  return remove_file(file_name(dev_id));
 }
 
 }  // namespace ublk

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <chrono>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -13,7 +15,8 @@
 
 namespace ublk {
 
-inline constexpr const char* kStateDir = "/run/ublk-bpf";
+// "/run/ublk-bpf"; of a user who is not root, in $XDG_RUNTIME_DIR.
+std::string state_dir();
 inline constexpr int kStateVersion = 1;
 
 // What the kernel does not remember about an attached program.
@@ -32,6 +35,9 @@ struct DeviceState {
   std::string instance;
   TargetSpec target;
   std::optional<AttachedState> attached;
+  // CPUs that a user wants a queue's thread on, by q_id. Others have theirs of
+  // the driver.
+  std::map<uint16_t, std::vector<uint16_t>> affinity{};
 };
 
 std::string state_to_json(const DeviceState& state);
@@ -43,17 +49,33 @@ Result<DeviceState> state_from_json(std::string_view text);
 class StateStore {
  public:
   // Creates the directory if need be.
-  static Result<StateStore> open(const std::string& dir = kStateDir);
+  static Result<StateStore> open(const std::string& dir = state_dir());
   // Without creating it: empty if it is not there.
-  static StateStore open_existing(const std::string& dir = kStateDir);
+  static StateStore open_existing(const std::string& dir = state_dir());
 
   // ENOENT: this device is not ours.
   Result<DeviceState> load(uint32_t dev_id) const;
   Result<void> save(const DeviceState& state) const;
-  // Notes, or with nullopt forgets, the attached program, if there still is a
-  // state of this device.
+  // Changes the state of this device, if there still is one.
+  Result<void> change(uint32_t dev_id,
+                      const std::function<void(DeviceState&)>& with) const;
+  // Notes, or with nullopt forgets, the attached program likewise.
   Result<void> set_attached(uint32_t dev_id,
                             std::optional<AttachedState> attached) const;
+  // Numbers of the devices that there are states of, in order.
+  std::vector<uint32_t> ids() const;
+  // Names of the other files, but for the locks.
+  std::vector<std::string> other_files() const;
+  Result<void> remove_file(const std::string& name) const;
+
+  enum class Hold {
+    shared,     // a device is being added or recovered
+    exclusive,  // none is
+  };
+  // Until the descriptor is closed. An invalid one if there is no directory.
+  // EBUSY: in vain for `kHoldWait`.
+  Result<UniqueFd> hold(Hold how) const;
+  static constexpr std::chrono::seconds kHoldWait{30};
   // Removes the state unless it is of another instance. "" is any.
   Result<void> remove(uint32_t dev_id, const std::string& instance) const;
 
@@ -61,6 +83,7 @@ class StateStore {
   StateStore(std::string dir, UniqueFd fd)
       : dir_(std::move(dir)), fd_(std::move(fd)) {}
   Result<UniqueFd> lock() const;
+  std::vector<std::string> files() const;
 
   std::string dir_;
   UniqueFd fd_;

@@ -2,6 +2,7 @@
 #include "server/queue.h"
 
 #include <cerrno>
+#include <charconv>
 #include <utility>
 
 namespace ublk {
@@ -14,7 +15,25 @@ constexpr size_t kPageBytes = 4096;
 
 size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
 
+constexpr std::string_view kThreadPrefix = "ublk";
+constexpr size_t kMostThreadName = 15;  // TASK_COMM_LEN, without its end
+
 }  // namespace
+
+std::string queue_thread_name(uint32_t dev_id, uint16_t q_id) {
+  return fmt("{}{}q{}", kThreadPrefix, dev_id, q_id).substr(0, kMostThreadName);
+}
+
+std::optional<uint32_t> device_of_thread(std::string_view name) {
+  if (!name.starts_with(kThreadPrefix)) return std::nullopt;
+  name.remove_prefix(kThreadPrefix.size());
+  uint32_t dev_id = 0;
+  const auto [end, bad] =
+      std::from_chars(name.data(), name.data() + name.size(), dev_id);
+  if (bad != std::errc() || end == name.data() + name.size() || *end != 'q')
+    return std::nullopt;
+  return dev_id;
+}
 
 Result<Queue> Queue::create(const QueueConfig& config) {
   std::vector<int> files = {config.char_fd};
@@ -101,6 +120,10 @@ void Queue::commit(Io& io, int result, io_uring_sqe* sqe) {
   }
   prepare_command(sqe, UBLK_U_IO_COMMIT_AND_FETCH_REQ, config_.q_id, io, result,
                   io.command_addr);
+  if (ending_) [[unlikely]] {
+    io.parted = true;
+    live_tags_--;
+  }
 }
 
 void Queue::issue(Io& io, io_uring_sqe* sqe) {
@@ -114,7 +137,10 @@ void Queue::issue(Io& io, io_uring_sqe* sqe) {
 
 // A command has completed: the tag is given back, or has a request.
 void Queue::deliver(Io& io, int res) {
+  if (ending_ && std::exchange(io.parted, false)) [[unlikely]]
+    live_tags_++;
   if (res < 0) {
+    ending_ = true;
     live_tags_--;
     return;
   }
@@ -200,7 +226,7 @@ Result<void> Queue::run() {
     if (batch_) batch_->flush(taken);
   }
   // Nothing completes any more that could be waited for.
-  if (batch_) io_uring_submit(ring_.get());
+  if (io_uring_sq_ready(ring_.get())) io_uring_submit(ring_.get());
   return {};
 }
 

@@ -6,6 +6,9 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "server/batch.h"
@@ -16,12 +19,15 @@
 
 namespace ublk {
 
-// Threads that serve a queue have names that begin so.
-inline constexpr std::string_view kQueueThreadPrefix = "ublk-q";
+// "ublk3q0": the thread that serves a queue, as /proc/PID/task/TID/comm has it.
+std::string queue_thread_name(uint32_t dev_id, uint16_t q_id);
+// And back. Nothing: it serves no queue.
+std::optional<uint32_t> device_of_thread(std::string_view name);
 
 // What a queue is made of. The descriptor, the target and the data path are
 // borrowed: they outlive the queue.
 struct QueueConfig {
+  uint32_t dev_id;
   uint16_t q_id;
   uint16_t depth;
   uint32_t max_io_bytes;
@@ -43,7 +49,8 @@ class Queue {
   // Fetches every tag; an error if the driver refuses.
   static Result<Queue> create(const QueueConfig& config);
   // Serves until the driver has given every tag back, as it does when the
-  // device is stopped.
+  // device is stopped. When it is quiesced, tags that are in use just then do
+  // not come back: the queue ends once their requests are done.
   Result<void> run();
 
  private:
@@ -78,6 +85,7 @@ class Queue {
   std::vector<Io> ios_;
   // Tags that are not given back; in batches, those that have a request.
   unsigned live_tags_ = 0;
+  bool ending_ = false;  // a tag has been given back
   std::unique_ptr<Batch> batch_;  // after the ring, which it needs to the end
   io_uring_sqe draft_{};
 };

@@ -17,7 +17,8 @@ Result<std::unique_ptr<Server>> Server::create(
   std::unique_ptr<Server> server(
       new Server(std::move(target), std::move(char_fd), std::move(ended)));
   for (size_t q = 0; q < queues.size(); q++)
-    server->configs_.push_back({.q_id = static_cast<uint16_t>(q),
+    server->configs_.push_back({.dev_id = info.dev_id,
+                                .q_id = static_cast<uint16_t>(q),
                                 .depth = info.queue_depth,
                                 .max_io_bytes = info.max_io_buf_bytes,
                                 .char_fd = server->char_fd_.get(),
@@ -38,7 +39,7 @@ void Server::serve(size_t index) {
     ::pthread_setaffinity_np(::pthread_self(), sizeof(config.cpus),
                              &config.cpus);
   ::pthread_setname_np(::pthread_self(),
-                       fmt("{}{}", kQueueThreadPrefix, config.q_id).c_str());
+                       queue_thread_name(config.dev_id, config.q_id).c_str());
   {
     auto queue = Queue::create(config);
     if (!queue) self.setup_error = std::move(queue).error();
@@ -47,6 +48,7 @@ void Server::serve(size_t index) {
       if (auto ran = queue->run(); !ran)
         self.run_error = std::move(ran).error();
   }
+  if (self.run_error) failed_ = true;
   ::eventfd_write(ended_.get(), 1);
 }
 

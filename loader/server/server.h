@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <atomic>
 #include <latch>
 #include <memory>
 #include <optional>
@@ -30,6 +31,8 @@ class Server {
   Result<void> start();
   // Readable once a thread has ended.
   int ended_fd() const { return ended_.get(); }
+  // Whether a thread has ended with an error, of those that have ended.
+  bool failed() const { return failed_; }
   // Waits until all threads have ended. The first error of any of them.
   Result<void> join();
 
@@ -52,6 +55,7 @@ class Server {
   Target target_;
   UniqueFd char_fd_;
   UniqueFd ended_;
+  std::atomic<bool> failed_ = false;
   std::vector<QueueConfig> configs_;
   std::vector<Thread> threads_;
   // Not in start(): a thread may still be within count_down() when it returns.

@@ -62,6 +62,7 @@ struct Io {
   uint16_t tag = 0;
   enum class Registered : uint8_t { no, by_server, by_driver };
   Registered registered = Registered::no;
+  bool parted = false;        // committed while the queue ends, not given back
   int register_error = 0;     // a negative errno
   uint64_t command_addr = 0;  // ublksrv_io_cmd.addr of its commands
   uint64_t sqe_addr = 0;      // sqe->addr of its commands

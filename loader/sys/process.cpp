@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: MIT
 #include "sys/process.h"
 
+#include <linux/capability.h>
 #include <poll.h>
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <charconv>
+#include <filesystem>
 #include <ranges>
 #include <sstream>
 #include <vector>
@@ -17,6 +21,22 @@
 #include "sys/text_file.h"
 
 namespace ublk {
+
+namespace {
+
+// The value of a line "name:\tvalue" of /proc/PID/status.
+uint64_t status_value(const std::string& status, std::string_view name) {
+  const auto at = status.find(fmt("\n{}:", name));
+  if (at == std::string::npos) return 0;
+  const auto digits = status.find_first_of("0123456789", at);
+  uint64_t value = 0;
+  if (digits != std::string::npos)
+    std::from_chars(status.data() + digits, status.data() + status.size(),
+                    value);
+  return value;
+}
+
+}  // namespace
 
 void close_inherited_fds() {
   // Not there before 5.9, where ublk is not either.
@@ -50,6 +70,44 @@ Result<void> become_io_server() {
   if (::mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) != 0)
     return fail_sys(errno, "mlockall");
   return {};
+}
+
+bool is_admin() {
+  __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3,
+                                  .pid = 0};
+  __user_cap_data_struct sets[_LINUX_CAPABILITY_U32S_3] = {};
+  return ::syscall(SYS_capget, &header, sets) == 0 &&
+         (sets[CAP_TO_INDEX(CAP_SYS_ADMIN)].effective &
+          CAP_TO_MASK(CAP_SYS_ADMIN));
+}
+
+void allow_many_files() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  ::setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+std::vector<ThreadInfo> threads_of(pid_t pid) {
+  std::vector<ThreadInfo> threads;
+  std::error_code ec;
+  for (std::filesystem::directory_iterator it(fmt("/proc/{}/task", pid), ec),
+       end;
+       !ec && it != end; it.increment(ec)) {
+    const auto status = read_text(it->path().string() + "/status");
+    // Ended, but its parent has not taken notice yet.
+    if (!status || status->contains("\nState:\tZ")) continue;
+    ThreadInfo thread;
+    const std::string tid = it->path().filename().string();
+    std::from_chars(tid.data(), tid.data() + tid.size(), thread.tid);
+    constexpr std::string_view kName = "Name:\t";
+    if (status->starts_with(kName))
+      thread.name = status->substr(kName.size(),
+                                   status->find('\n') - kName.size());
+    thread.sleeps = status_value(*status, "voluntary_ctxt_switches");
+    threads.push_back(std::move(thread));
+  }
+  return threads;
 }
 
 UniqueFd pidfd_of(pid_t pid) {

@@ -4,7 +4,9 @@
 #include <sys/types.h>
 
 #include <chrono>
+#include <cstdint>
 #include <string>
+#include <vector>
 
 #include "sys/error.h"
 #include "sys/unique_fd.h"
@@ -25,6 +27,22 @@ Result<void> leave_mounts();
 // serve, and its memory, once touched, is not swapped out. Threads created
 // later inherit the first. Needs CAP_SYS_RESOURCE.
 Result<void> become_io_server();
+
+// Whether the thread has CAP_SYS_ADMIN, where the kernel asks for it.
+bool is_admin();
+
+// As many open files as the administrator allows, not the fewer that select(2)
+// can take. Nothing happens if it cannot be.
+void allow_many_files();
+
+// A thread of a process, as /proc has it.
+struct ThreadInfo {
+  pid_t tid = 0;
+  std::string name;
+  uint64_t sleeps = 0;  // voluntary context switches
+};
+// Those that have not ended. Empty where there is no such process, or no /proc.
+std::vector<ThreadInfo> threads_of(pid_t pid);
 
 // A handle of the process, invalid if there is none.
 UniqueFd pidfd_of(pid_t pid);

@@ -40,6 +40,9 @@ class FakeControl final : public ControlChannel {
       case UBLK_U_CMD_STOP_DEV:
         device.info.state = UBLK_S_DEV_DEAD;
         return 0;
+      case UBLK_U_CMD_UPDATE_SIZE:
+        device.params.basic.dev_sectors = command.data;
+        return 0;
       case UBLK_U_CMD_DEL_DEV:
         devices.erase(it);
         return 0;

@@ -7,6 +7,7 @@
 
 #include "cli/command_line.h"
 #include "fuzz.h"
+#include "sys/cpu_list.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace ublk::cli;
@@ -24,12 +25,16 @@ int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   must(parsed.status == kDone || !parsed.text.empty(), "wrong use says why");
   if (!parsed.text.empty()) return 0;
   if (parsed.options.command == "add") {
-    const auto request = add_request(parsed.options.add);
-    must(request || !request.error().line().empty(), "a refusal says why");
-    if (request)
-      must(request->nr_hw_queues && request->queue_depth &&
-               request->target.max_io_bytes % 4096 == 0,
-           "what is asked for is possible");
+    const auto requests = add_requests(parsed.options.add);
+    must(requests || !requests.error().line().empty(), "a refusal says why");
+    if (requests)
+      for (const auto& request : *requests)
+        must(request.nr_hw_queues && request.queue_depth &&
+                 request.target.max_io_bytes % 4096 == 0,
+             "what is asked for is possible");
+  } else if (parsed.options.command == "set-affinity") {
+    if (const auto cpus = parse_cpu_list(parsed.options.cpus))
+      must(parse_cpu_list(cpu_list(*cpus)) == *cpus, "a list is read as it was written");
   } else if (parsed.options.command == "attach") {
     (void)attach_request(0, parsed.options.attach);
   } else if (parsed.options.command == "help") {

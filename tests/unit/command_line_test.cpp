@@ -81,7 +81,28 @@ Result<AddRequest> add(Args args) {
   args.insert(args.begin(), {"add"});
   const Parsed p = parsed(args);
   if (!p.text.empty()) return fail(EINVAL, "{}", p.text);
-  return add_request(p.options.add);
+  auto all = add_requests(p.options.add);
+  if (!all) return std::unexpected(all.error());
+  EXPECT_EQ(all->size(), 1U);
+  return all->front();
+}
+
+TEST(Add, CanBeSeveralInOneServer) {
+  const Parsed two = parsed({"add", "-t", "loop", "-f", "/a", "-f", "/b"});
+  auto requests = add_requests(two.options.add);
+  ASSERT_TRUE(requests) << requests.error().line();
+  ASSERT_EQ(requests->size(), 2U);
+  EXPECT_EQ((*requests)[0].target.files, std::vector<std::string>{"/a"});
+  EXPECT_EQ((*requests)[1].target.files, std::vector<std::string>{"/b"});
+  EXPECT_EQ((*requests)[1].dev_id, ~0U);
+  const Parsed many = parsed({"add", "-t", "null", "--count", "3", "-n", "7"});
+  requests = add_requests(many.options.add);
+  ASSERT_TRUE(requests) << requests.error().line();
+  ASSERT_EQ(requests->size(), 3U);
+  EXPECT_EQ((*requests)[2].dev_id, 9U);
+  const Parsed both =
+      parsed({"add", "-t", "loop", "-f", "/a", "--count", "2"});
+  EXPECT_FALSE(add_requests(both.options.add));
 }
 
 TEST(Add, HasDefaults) {

@@ -10,7 +10,9 @@
 
 #include "cli/output.h"
 #include "device/bpf.h"
+#include "device/lifecycle.h"
 #include "fake_control.h"
+#include "server/queue.h"
 
 namespace ublk {
 namespace {
@@ -273,12 +275,49 @@ TEST(Names, OfEveryReason) {
   EXPECT_EQ(reason_name(UBLK_BPF_NR_REFUSED), "20");
 }
 
+TEST(Names, OfFeatures) {
+  EXPECT_EQ(
+      feature_names(UBLK_F_USER_COPY | UBLK_F_IO_DESC_SIZE | UBLK_F_BPF |
+                    uint64_t{1} << 50),
+      (std::vector<std::string>{"user_copy", "io_desc_size", "bpf", "bit 50"}));
+  EXPECT_TRUE(feature_names(0).empty());
+}
+
+TEST(Names, OfThreads) {
+  EXPECT_EQ(queue_thread_name(3, 12), "ublk3q12");
+  EXPECT_EQ(device_of_thread(queue_thread_name(1048575, 4095)), 1048575U);
+  for (const char* other : {"ublk-bpf", "ublk", "ublk3", "ublk3x", "q3", ""})
+    EXPECT_FALSE(device_of_thread(other)) << other;
+}
+
+TEST_F(Devices, ThatAreStoppedSafelyNeedADriverThatCan) {
+  fake_->add(3);
+  EXPECT_EQ(stop_device(*control_, 3, true).error().code(), EOPNOTSUPP);
+  EXPECT_TRUE(stop_device(*control_, 3, false));
+  EXPECT_TRUE(stop_device(*control_, 3, true)) << "it is stopped";
+}
+
+TEST_F(Devices, AreNotCutOffUnasked) {
+  fake_->features = UBLK_F_UPDATE_SIZE;
+  fake_->add(3);
+  const auto resize = [&](uint64_t bytes, bool shrink = false) {
+    return resize_device(*control_, *states_, 3, {bytes, shrink});
+  };
+  EXPECT_EQ(resize(4096).error().code(), EINVAL);
+  EXPECT_EQ(resize(4096, true).value_or(0), 4096U);
+  EXPECT_EQ(resize(1 << 20).value_or(0), 1U << 20);
+  EXPECT_EQ(resize(1000, true).error().code(), EINVAL) << "no whole blocks";
+  EXPECT_EQ(resize(0).error().code(), EINVAL) << "of what file?";
+  fake_->features = 0;
+  EXPECT_EQ(resize(1 << 20).error().code(), EOPNOTSUPP);
+}
+
 TEST(ServerStats, AreThoseOfAProcessThatLives) {
-  const auto self = server_stats(::getpid());
+  const auto self = server_stats(::getpid(), 0);
   ASSERT_TRUE(self);
   EXPECT_GE(self->threads, 1U);
   EXPECT_EQ(self->wakeups, 0U) << "none of these threads serves a queue";
-  EXPECT_FALSE(server_stats(-1));
+  EXPECT_FALSE(server_stats(-1, 0));
 }
 
 }  // namespace

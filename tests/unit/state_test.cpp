@@ -112,6 +112,36 @@ TEST_F(StateDir, NotesAndForgetsAProgram) {
       << "a device of another program has no state";
 }
 
+TEST_F(StateDir, KeepsTheCpusOfAQueue) {
+  const StateStore states = store();
+  ASSERT_TRUE(states.save(sample()));
+  ASSERT_TRUE(states.change(
+      3, [](DeviceState& state) { state.affinity[1] = {0, 5}; }));
+  EXPECT_EQ(states.load(3)->affinity.at(1), (std::vector<uint16_t>{0, 5}));
+  EXPECT_FALSE(state_from_json(
+      R"({"version":1,"dev_id":3,"instance":"","attached":null,
+          "affinity":{"x":[0]},"target":{}})"));
+}
+
+TEST_F(StateDir, KnowsWhatIsNoState) {
+  const StateStore states = store();
+  ASSERT_TRUE(states.save(sample()));
+  for (const char* name : {"4.json.12.new", "004.json", "x.json"})
+    std::ofstream(dir_ + "/" + name) << "{";
+  ASSERT_TRUE(states.hold(StateStore::Hold::shared));
+  EXPECT_EQ(states.ids(), std::vector<uint32_t>{3});
+  EXPECT_EQ(states.other_files(), (std::vector<std::string>{
+                                      "004.json", "4.json.12.new", "x.json"}));
+}
+
+TEST_F(StateDir, IsHeldByManyOrByOne) {
+  const StateStore states = store();
+  auto first = states.hold(StateStore::Hold::shared);
+  ASSERT_TRUE(first && first->valid());
+  auto second = states.hold(StateStore::Hold::shared);
+  EXPECT_TRUE(second && second->valid());
+}
+
 TEST_F(StateDir, ThatIsMissingHasNoDevices) {
   const StateStore states = StateStore::open_existing(dir_);
   EXPECT_EQ(states.load(0).error().code(), ENOENT);

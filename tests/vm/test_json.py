@@ -7,6 +7,7 @@ import cli
 from blockio import MIB, Opened
 from test_kill import kill_server, quiesced
 
+ONE_DEVICE = "add, recover, takeover, attach, detach, stop, quiesce, resize, set-affinity"
 ROW = re.compile(r"^\| `([^`]+)` \| ([a-z, ]+) \|", re.MULTILINE)
 TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null", dict: "object"}
 
@@ -89,7 +90,7 @@ def test_output_of_every_command_is_as_documented(lab):
         f.read(0, 4096)
     outputs = [
         ("list", cli.ok("list"), sections["list"]),
-        ("attach", attached, {**rows, **sections["add, recover, attach, detach"]}),
+        ("attach", attached, {**rows, **sections[ONE_DEVICE]}),
         ("probe", cli.ok("probe"), sections["probe"]),
         ("help", cli.ok("help", "loop"), sections["help"]),
         ("detach", device.detach(), rows),
@@ -101,6 +102,11 @@ def test_output_of_every_command_is_as_documented(lab):
     added = cli.ok("add", "-t", "null", "--size", MIB)
     outputs.append(("add", added, rows))
     outputs.append(("del", cli.ok("del", "-n", added["dev_id"]), sections["del"]))
+    outputs.append(("stop", cli.ok("stop", "-n", lab.add("null", size=MIB).id), rows))
+    outputs.append(("takeover", cli.ok("takeover", "-n", device.id), rows))
+    outputs.append(("info", cli.ok("info", "-n", device.id), {**rows, **sections["info"]}))
+    outputs.append(("features", cli.ok("features"), sections["features"]))
+    outputs.append(("gc", cli.ok("gc", "--dry-run"), sections["gc"]))
     errors = sections["An error, of any command"]
     outputs.append(("an error", cli.run("detach", "-n", 999, "--json").json, errors))
     refused = cli.run("attach", "-n", device.id, cli.program("bad_loop"), "--json")

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: MIT
+#include <cerrno>
+
+#include "cli/command_line.h"
+#include "cli/output.h"
+#include "cli/with_device.h"
+#include "device/lifecycle.h"
+#include "sys/sizes.h"
+
+namespace ublk::cli {
+
+void define_resize(Arguments& command, Options& options) {
+  command.device(options.dev_id, true);
+  command.text("-s,--size", options.add.size, "SIZE",
+               "what it has from now on: bytes, or K, M, G, T (default: its "
+               "file's)");
+  command.flag("--shrink", options.shrink, "it may become smaller");
+  command.footer(
+      "While it is in use; a file system is to be told afterwards, or before "
+      "the device shrinks.\n"
+      "Example:\n"
+      "  truncate -s 2G disk.img\n"
+      "  ublk-bpf resize -n 0\n"
+      "  resize2fs /dev/ublkb0");
+}
+
+int run_resize(const Options& options) {
+  NewSize size{.shrink = options.shrink};
+  if (!options.add.size.empty()) {
+    const auto bytes = parse_size(options.add.size);
+    if (!bytes)
+      return report(Error(bytes.error()).in("--size"), options.json,
+                    kUsedWrongly);
+    size.bytes = *bytes;
+    if (size.bytes == 0)
+      return report(Error::plain(EINVAL, "--size 0: is no size of a device"),
+                    options.json, kUsedWrongly);
+  }
+  return with_device(options,
+                     [&](Control& control, const StateStore& states,
+                         uint32_t dev_id) -> Result<void> {
+                       TRY(resize_device(control, states, dev_id, size));
+                       return {};
+                     });
+}
+
+}  // namespace ublk::cli

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: MIT
+//
+// What info, features and gc print.
+
+#include <nlohmann/json.hpp>
+
+#include "cli/output.h"
+#include "sys/cpu_list.h"
+
+namespace ublk::cli {
+
+namespace {
+
+using json = nlohmann::ordered_json;
+
+std::string dump(const json& value) {
+  return value.dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
+std::string joined(const std::vector<std::string>& words) {
+  std::string text;
+  for (const std::string& word : words)
+    text += (text.empty() ? "" : " ") + word;
+  return text;
+}
+
+const QueueThread* thread_of(const DeviceDetails& details, size_t q_id) {
+  for (const QueueThread& thread : details.threads)
+    if (thread.q_id == q_id) return &thread;
+  return nullptr;
+}
+
+json params_to_json(const ublk_params& params) {
+  const auto is = [&](uint32_t type) { return (params.types & type) != 0; };
+  const ublk_param_basic& basic = params.basic;
+  const auto has = [&](uint32_t attr) { return (basic.attrs & attr) != 0; };
+  const bool discard = is(UBLK_PARAM_TYPE_DISCARD);
+  return {
+      {"physical_block_size", uint64_t{1} << basic.physical_bs_shift},
+      {"io_min_bytes", uint64_t{1} << basic.io_min_shift},
+      {"io_opt_bytes", uint64_t{1} << basic.io_opt_shift},
+      {"rotational", has(UBLK_ATTR_ROTATIONAL)},
+      {"volatile_cache", has(UBLK_ATTR_VOLATILE_CACHE)},
+      {"fua", has(UBLK_ATTR_FUA)},
+      {"max_discard_bytes",
+       discard ? uint64_t{params.discard.max_discard_sectors} << 9 : 0},
+      {"max_write_zeroes_bytes",
+       discard ? uint64_t{params.discard.max_write_zeroes_sectors} << 9 : 0},
+      {"dma_alignment",
+       is(UBLK_PARAM_TYPE_DMA_ALIGN) ? uint64_t{params.dma.alignment} + 1 : 0}};
+}
+
+}  // namespace
+
+std::string features_json(uint64_t features) {
+  return dump({{"features", feature_names(features)}, {"bits", features}});
+}
+
+std::string features_text(uint64_t features) {
+  std::string text = fmt("ublk_drv features: {:#x}", features);
+  for (unsigned bit = 0; bit < 64; bit++)
+    if (const uint64_t one = uint64_t{1} << bit; features & one)
+      text += fmt("\n\t{:#018x}: {}", one, feature_names(one).front());
+  return text;
+}
+
+std::string info_json(const DeviceDetails& details) {
+  const Device& device = details.device;
+  json out = json::parse(device_json(device));
+  out["flags"] = feature_names(device.info.flags);
+  out["owner"] = {{"uid", device.info.owner_uid},
+                  {"gid", device.info.owner_gid}};
+  out["params"] = params_to_json(device.params);
+  json queues = json::array();
+  for (size_t q = 0; q < details.queue_cpus.size(); q++) {
+    const QueueThread* thread = thread_of(details, q);
+    queues.push_back(
+        {{"q_id", q},
+         {"cpus", details.queue_cpus[q]},
+         {"tid", thread ? json(thread->tid) : json(nullptr)},
+         {"affinity", thread ? json(thread->cpus) : json::array()}});
+  }
+  out["queues"] = queues;
+  return dump(out);
+}
+
+std::string info_text(const DeviceDetails& details) {
+  const Device& device = details.device;
+  std::string text = device_text(device);
+  text += fmt("\n\tflags: {}", joined(feature_names(device.info.flags)));
+  text += "\n\tparameters:";
+  const json params = params_to_json(device.params);
+  for (auto it = params.begin(); it != params.end(); ++it)
+    text += fmt(" {} {}", it.key(), it->dump());
+  for (size_t q = 0; q < details.queue_cpus.size(); q++) {
+    text += fmt("\n\tqueue {}: cpus {}", q, cpu_list(details.queue_cpus[q]));
+    if (const QueueThread* thread = thread_of(details, q))
+      text += fmt(" tid {} affinity {}", thread->tid, cpu_list(thread->cpus));
+  }
+  return text;
+}
+
+std::string orphans_json(const std::vector<Orphan>& orphans) {
+  json list = json::array();
+  for (const Orphan& orphan : orphans) {
+    const bool is_file = orphan.kind == Orphan::Kind::temporary;
+    list.push_back({{"kind", is_file                               ? "temporary"
+                             : orphan.kind == Orphan::Kind::device ? "device"
+                                                                   : "state"},
+                    {"dev_id", is_file ? json(nullptr) : json(orphan.dev_id)},
+                    {"file", is_file ? json(orphan.file) : json(nullptr)},
+                    {"cleared", orphan.cleared},
+                    {"why", orphan.why}});
+  }
+  return dump({{"orphans", list}});
+}
+
+std::string orphan_text(const Orphan& orphan, bool dry_run) {
+  const std::string what = orphan.kind == Orphan::Kind::device
+                               ? device_name(orphan.dev_id)
+                           : orphan.kind == Orphan::Kind::state
+                               ? fmt("{}/{}.json", state_dir(), orphan.dev_id)
+                               : fmt("{}/{}", state_dir(), orphan.file);
+  return fmt("{}: {}: {}", what, orphan.why,
+             !orphan.cleared ? "kept"
+             : dry_run       ? "would be cleared"
+                             : "cleared");
+}
+
+}  // namespace ublk::cli

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "ctrl/control.h"
+#include "device/device.h"
+#include "device/state.h"
+#include "sys/error.h"
+
+namespace ublk {
+
+// How long a server may complete nothing while its device is to be stopped.
+// After that it is killed, with all devices that it serves.
+inline constexpr std::chrono::milliseconds kPatience = std::chrono::seconds(5);
+
+// Removes /dev/ublkbN, when I/O in flight is done, and ends what serves it. The
+// device itself stays, dead, until it is deleted. `unused_only`: EBUSY if the
+// block device is open.
+Result<void> stop_device(Control& control, uint32_t dev_id, bool unused_only,
+                         std::chrono::milliseconds patience = kPatience);
+
+enum class Removal {
+  waits,  // until the device, and its server if it has no other, are gone
+  asynchronous,  // the driver deletes it when its server has let go of it
+};
+// Stops and deletes a device, whoever serves it and whether it answers or not.
+Result<void> remove_device(Control& control, const StateStore& states,
+                           uint32_t dev_id, Removal how = Removal::waits,
+                           std::chrono::milliseconds patience = kPatience);
+
+// Takes a device from its server, which finishes what it has in hand and ends;
+// I/O waits (with -e: fails) until recover. A program that is attached goes on.
+// Nothing to do for a device that has no server already. Returns when the
+// server has let go of it.
+Result<void> quiesce_device(Control& control, uint32_t dev_id);
+// EOPNOTSUPP: it cannot be.
+Result<void> check_quiesce(const ublksrv_ctrl_dev_info& info);
+
+// Gives the nodes of an unprivileged device to the user who has added it, as
+// udev is to do. EINVAL: it is a privileged one.
+Result<void> give_to_owner(Control& control, uint32_t dev_id);
+
+struct NewSize {
+  uint64_t bytes = 0;   // 0: that of the file that the target serves
+  bool shrink = false;  // may be less than it is
+};
+// Of a live or quiesced device, while it is in use. Returns what it is now.
+Result<uint64_t> resize_device(Control& control, const StateStore& states,
+                               uint32_t dev_id, const NewSize& size);
+
+// Moves the thread that serves a queue; the next server's, too.
+Result<void> set_queue_affinity(Control& control, const StateStore& states,
+                                uint32_t dev_id, uint16_t q_id,
+                                const std::vector<uint16_t>& cpus);
+
+}  // namespace ublk
