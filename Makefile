@@ -26,7 +26,8 @@ export UBLK_BPF_T0 := $(shell date +%s)
 FACE ?= module type
 KERNEL ?= module
 T ?=
-fetched = $(if $(filter module,$(1)),stock) $(if $(filter type debug patched,$(1)),source)
+# kublk comes with the kernel's source.
+fetched = $(sort $(if $(filter module,$(1)),stock source) $(if $(filter type debug patched,$(1)),source))
 
 .PHONY: help build check test test-debug test-asan fuzz bench demo check-series clean distclean
 .NOTPARALLEL:

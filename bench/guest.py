@@ -69,6 +69,21 @@ def file_paths():
     return paths
 
 
+PEER_BACKINGS = {"null target": "the server does no I/O", "loop target": "the server does direct I/O on null_blk completing inline"}
+
+
+def peer_paths():
+    """Our server and kublk, on each data path that both have."""
+    node = lab.null_blk("peers", NULL_BLK_MIB, 0)
+    paths = []
+    for backing, file in zip(PEER_BACKINGS, (None, node)):
+        for data_path in lab.Kublk.FLAGS:
+            paths.append(measure.Path(backing, f"kublk, {data_path}", lab.Kublk(file, data_path).node))
+            device = lab.Ublk(file, data_path=data_path)
+            paths.append(measure.Path(backing, f"server, {data_path}", device.node, device))
+    return paths
+
+
 def attach_times(path):
     """Milliseconds of the kernel's command, alone and under I/O; the verifier's and libbpf's work is not in it."""
     device = path.device
@@ -128,17 +143,29 @@ def arguments():
     p = argparse.ArgumentParser(prog="bench")
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--small", action="store_true", help="reads of 4k on null_blk only, four paths: what the demo shows")
+    p.add_argument("--peers", action="store_true", help="our server and kublk only")
     return p.parse_args()
+
+
+def set_up(args):
+    """What is measured: pairs of paths and jobs; and what the backings are."""
+    backings, sets = {}, []
+    if not args.peers:
+        paths = null_blk_paths(args.small)
+        backings["null_blk"] = "completes inline, keeps nothing"
+        if not args.small:
+            backings["file on ext4"] = lab.FileDisk.WHAT
+            paths += file_paths()
+        sets.append((paths, [j for j in measure.JOBS if not args.small or (j.rw == "read" and j.bs == 4096)]))
+    if not args.small:
+        backings.update(PEER_BACKINGS)
+        sets.append((peer_paths(), measure.PEER_JOBS))
+    return backings, sets
 
 
 def run(args):
     progress("sets up the paths")
-    paths = null_blk_paths(args.small)
-    backings = {"null_blk": "completes inline, keeps nothing"}
-    if not args.small:
-        backings["file on ext4"] = lab.FileDisk.WHAT
-        paths += file_paths()
-    jobs = [j for j in measure.JOBS if not args.small or (j.rw == "read" and j.bs == 4096)]
+    backings, sets = set_up(args)
     progress(f"lets the machine settle, {SETTLE_SECONDS} s of its time")
     time.sleep(SETTLE_SECONDS)
     result = {
@@ -155,10 +182,13 @@ def run(args):
         },
         "backings": backings,
     }
-    cells = [c.to_json() for c in measure.measure(paths, jobs, args.rounds, progress)]
+    cells = [c.to_json() for paths, jobs in sets for c in measure.measure(paths, jobs, args.rounds, progress)]
+    paths, jobs = sets[0]
     result["generator_part"] = measure.generator_part(paths[0].node, jobs)
     result["cells"] = cells
     result["checks"] = judge_cells(cells)
+    if args.peers:
+        return result
     program = next(p for p in paths if p.name == "program")
     result["device"] = device = {
         "pdu_bytes": program.device.info()["bpf"]["pdu_bytes"],

@@ -11,6 +11,7 @@ import dm
 
 CONFIGFS = Path("/sys/kernel/config")
 UBLK_BPF = os.environ.get("UBLK_BPF", "ublk-bpf")
+KUBLK = os.environ.get("KUBLK", "kublk")
 MIB = 1 << 20
 
 
@@ -129,16 +130,21 @@ def kernel_loop(file):
     return node
 
 
-class Ublk:
-    """A ublk device of ours over a file or block device."""
+def no_scheduler(node):
+    """A device that can have a program has none by itself; one that cannot has what its kernel gives to a single queue."""
+    Path("/sys/block", Path(node).name, "queue/scheduler").write_text("none")
 
-    def __init__(self, file, *options):
+
+class Ublk:
+    """A ublk device of ours over a file or block device, or with none of the null target."""
+
+    def __init__(self, file, *options, data_path="copy"):
         have_module("ublk_drv")
-        info = ublk("add", "-t", "loop", "-f", file, "-q", 1, "-d", 128, "--data-path", "copy", *options)
+        target = ["-t", "loop", "-f", file] if file else ["-t", "null"]
+        info = ublk("add", *target, "-q", 1, "-d", 128, "--data-path", data_path, *options)
         self.id = info["dev_id"]
         self.node = wait_for(info["block"])
-        # A device that can have a program has none by itself; one that cannot has what its kernel gives to a single queue.
-        Path("/sys/block", Path(self.node).name, "queue/scheduler").write_text("none")
+        no_scheduler(self.node)
 
     def attach(self, *args):
         return ublk("attach", "--dev", self.id, *args)
@@ -154,3 +160,18 @@ class Ublk:
 
     def delete(self):
         ublk("del", "-n", self.id)
+
+
+class Kublk:
+    """The same, served by the kernel's kublk (scripts/kublk)."""
+
+    FLAGS = {"copy": [], "zero-copy": ["-z"], "auto-zero-copy": ["--auto_zc"]}
+
+    def __init__(self, file, data_path="copy"):
+        have_module("ublk_drv")
+        target = ["-t", "loop", file] if file else ["-t", "null"]
+        line = sh(KUBLK, "add", *target[:2], "-q", 1, "-d", 128, *self.FLAGS[data_path], *target[2:])
+        if not line.startswith("dev id "):
+            raise Failed(f"kublk add says {line!r}")
+        self.node = wait_for(f"/dev/ublkb{line.split()[2].rstrip(':')}")
+        no_scheduler(self.node)

@@ -7,6 +7,10 @@ RATIOS = {
     "server": {(4096, 1): 0.38, (65536, 1): 0.45, (4096, 32): 0.67, (65536, 32): 0.58},
 }
 FILE_RATIO = 0.97  # program / kernel loop on a file on ext4, in the default mode
+PEER_RATIO = 1.00  # our server / kublk, on the same data path
+# ... but for reads of the null target on the request's own pages. kublk completes them without touching the pages, so a reader gets whatever
+# they held before, in the page cache other processes' data; ours reads zeroes into them. Zeroing 4k alone is 650 instructions.
+ZEROED_READ_RATIO = 1.20
 OVER_RAW_INSNS = 3000  # program less raw device, 4k
 OVER_RAW_GOAL_INSNS = 2000
 NO_PROGRAM_RATIO = 1.01  # server path of a device that could have a program / one that cannot
@@ -62,6 +66,20 @@ def unless_within_spread(broken, cells):
     return {**broken, "ok": broken["value"] - 1 <= spread, "note": f"the rounds differ by {spread:.1%}"}
 
 
+def judge_peers(figures):
+    """Our server and kublk, path by path."""
+    checks = []
+    for backing in ("null target", "loop target"):
+        for data_path in ("copy", "zero-copy", "auto-zero-copy"):
+            checks += figures.ratios(backing, f"server, {data_path}", f"kublk, {data_path}", lambda bs, qd: PEER_RATIO)
+    for c in checks:
+        if c["where"].startswith("null target, read") and "zero-copy" in c["name"]:
+            c["limit"] = ZEROED_READ_RATIO
+            c["ok"] = c["value"] <= ZEROED_READ_RATIO
+            c["note"] = "not 1: kublk leaves the reader's pages as they were, ours zeroes them"
+    return checks
+
+
 def judge_cells(cells):
     """Checks of what was counted; a path that was not measured has none."""
     figures = Figures(cells)
@@ -76,6 +94,7 @@ def judge_cells(cells):
     checks += figures.ratios("file on ext4", "program", "kernel loop", lambda bs, qd: FILE_RATIO)
     for c in figures.ratios("null_blk", "server", "server, --no-bpf", lambda bs, qd: NO_PROGRAM_RATIO):
         checks.append(c if c["ok"] else unless_within_spread(c, cells))
+    checks += judge_peers(figures)
     redirected = [c for c in cells if c["path"].startswith("program") and c["server_wakeups"] is not None]
     if redirected:
         ios = sum(c["ios"] * len(c["rounds"]) for c in redirected)

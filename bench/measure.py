@@ -33,6 +33,7 @@ class Job:
 
 COLUMNS = [(4096, 1, 1600), (65536, 1, 480), (4096, 32, 4800), (65536, 32, 1200)]
 JOBS = [Job(rw, *column) for rw in ("read", "write") for column in COLUMNS]
+PEER_JOBS = [j for j in JOBS if j.bs == 4096]
 
 
 # A server's buffer costs page faults when it is used for the first time; no round should have them.

@@ -35,7 +35,7 @@ def cell_rows(result, backing):
         figures = [thousands(mine[c]["insns_per_io"]) if c in mine else "" for c in cols]
         rows.append([path] + figures + [spread(max(c["spread"] for c in mine.values()))])
     own = {(g["rw"], g["bs"], g["qd"]): g["insns_per_io"] for g in result["generator_part"]}
-    if backing == "null_blk" and own:
+    if backing == next(iter(result["backings"])) and own:
         rows.append(["(generator)"] + [thousands(own[c]) if c in own else "" for c in cols] + [""])
     return rows
 
