@@ -9,7 +9,7 @@ RATIOS = {
 FILE_RATIO = 0.97  # program / kernel loop on a file on ext4, in the default mode
 PEER_RATIO = 1.00  # our server / kublk, on the same data path
 # ... but for reads of the null target on the request's own pages. kublk completes them without touching the pages, so a reader gets whatever
-# they held before, in the page cache other processes' data; ours reads zeroes into them. Zeroing 4k alone is 650 instructions.
+# they held before, in the page cache other processes' data; ours reads zeroes into them.
 ZEROED_READ_RATIO = 1.20
 OVER_RAW_INSNS = 3000  # program less raw device, 4k
 OVER_RAW_GOAL_INSNS = 2000

@@ -34,7 +34,8 @@ the same data path, in one run.
 
 Ours costs no more than kublk in any cell but one kind: reads of the null target on the request's own pages (zero copy, automatic
 registration). kublk completes them without touching the pages, so that a reader gets what these held before: with buffered reads, other
-processes' data. Ours puts zeroes there, which costs 650 instructions per 4k and a read of `/dev/zero`. That is kept, and limited to 1.20.
+processes' data. Ours puts zeroes there, by a read of `/dev/zero`, which is 400 to 1,200 instructions per 4k more. That is kept, and
+limited to 1.20.
 
 To repeat it: `make bench`; it fails where a limit is broken. `bench/README.md` describes the JSON.
 """
