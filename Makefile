@@ -11,7 +11,9 @@
 #        FACE=type         ... only the patched kernel (BPF_PROG_TYPE_UBLK)
 #        T="ARGS"          ... with these arguments for pytest, as in T="test_cli.py -x" (no unit tests)
 #   make test-debug      attach, kill, verify and memory tests on a kernel with KASAN, lockdep, PROVE_RCU, UBSAN
-#   make test-asan       the unit tests with the address and undefined sanitizers
+#   make test-kill       200 times kill -9 of the server under writes, over all recovery modes and data paths
+#   make test-asan       the unit tests, and the server in a virtual machine, with the address and undefined sanitizers
+#   make test-tsan       the same with the thread sanitizer
 #   make fuzz            what parses input, fuzzed from tests/fuzz/corpus for FUZZ_SECONDS (60) each; make test does it for 10
 #   make bench           counted instructions per I/O on both faces; fails where a promised ratio is broken
 #        FACE=module       ... on this one,  ARGS="--json FILE"  ... with these options for bench/run
@@ -29,7 +31,7 @@ T ?=
 # kublk comes with the kernel's source.
 fetched = $(sort $(if $(filter module,$(1)),stock source) $(if $(filter type debug patched,$(1)),source))
 
-.PHONY: help build check test test-debug test-asan fuzz bench demo check-series clean distclean
+.PHONY: help build check test test-debug test-kill test-asan test-tsan fuzz bench demo check-series clean distclean
 .NOTPARALLEL:
 
 help:
@@ -59,9 +61,15 @@ else
 	@scripts/vm-test debug $(T)
 endif
 
-test-asan:
-	@scripts/prepare
-	@scripts/test-sanitized
+test-kill:
+	@scripts/prepare guest stock
+	@scripts/build
+	@UBLK_BPF_VERIFY_ROUNDS=$${UBLK_BPF_VERIFY_ROUNDS:-200} scripts/vm-test module test_kill_verify.py
+
+test-asan test-tsan:
+	@scripts/prepare guest stock
+	@scripts/build
+	@scripts/test-sanitized $(@:test-%=%) $(T)
 
 fuzz:
 	@scripts/prepare

@@ -8,6 +8,7 @@ complains about meanwhile, and leaves no device behind.
 
 import os
 import signal
+from pathlib import Path
 
 import cli
 import pytest
@@ -17,11 +18,23 @@ from lab import Lab
 
 # the longest, which does hundreds of attachments, takes half of it
 TEST_SECONDS = 600
+# where the command writes what its sanitizers find (scripts/vm-test), if it has any
+REPORTS = Path(os.environ["UBLK_BPF_REPORTS"]) if "UBLK_BPF_REPORTS" in os.environ else None
 
 
 def pytest_sessionstart(session):
     if os.geteuid():
         pytest.exit("the suites need root, in a virtual machine: use scripts/vm-test", 2)
+    if REPORTS:
+        REPORTS.mkdir(exist_ok=True)
+        REPORTS.chmod(0o1777)  # for those who are not root
+
+
+def pytest_sessionfinish(session):
+    """What a server had to say only when it ended, after its test."""
+    for report in unread_reports():
+        print(f"\na sanitizer's report after the last test: {report}")
+        session.exitstatus = 1
 
 
 @pytest.fixture(autouse=True)
@@ -46,8 +59,26 @@ def kernel_stays_silent():
     assert not complaints, "the kernel complained:\n" + "\n".join(complaints)
 
 
+def unread_reports():
+    """What sanitizers have written since the last call; a process writes one file, when it finds something."""
+    if not REPORTS:
+        return
+    for path in sorted(REPORTS.iterdir()):
+        text = path.read_text(errors="replace")
+        if not path.name.startswith("seen-"):
+            path.rename(path.with_name(f"seen-{path.name}"))
+            yield text[:8000]
+
+
+@pytest.fixture(autouse=True)
+def sanitizers_stay_silent():
+    yield
+    reports = list(unread_reports())
+    assert not reports, "a sanitizer reports:\n" + "\n".join(reports)
+
+
 @pytest.fixture
-def lab(kernel_stays_silent):
+def lab(kernel_stays_silent, sanitizers_stay_silent):
     before = {d["dev_id"] for d in cli.devices()}
     laboratory = Lab()
     yield laboratory
