@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: MIT
+"""What of ours is there: devices, servers and other processes, state files."""
+
+import os
+from pathlib import Path
+
+import cli
+from cli import wait_for
+
+STATE = Path("/run/ublk-bpf")
+
+
+def processes():
+    """Processes of the command's that live."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            zombie = "\nState:\tZ" in (entry / "status").read_text()
+            if not zombie and os.path.samefile(entry / "exe", cli.COMMAND):
+                found.add(int(entry.name))
+        except OSError:  # it has ended
+            pass
+    return found
+
+
+def state_files():
+    """Whatever is in there, but for the locks: a temporary file is a leftover too."""
+    return {p.name for p in STATE.iterdir() if p.name not in ("lock", "hold")} if STATE.is_dir() else set()
+
+
+def nodes():
+    return {p.name for p in Path("/sys/class/ublk-char").iterdir()} if Path("/sys/class/ublk-char").is_dir() else set()
+
+
+class Census:
+    """What there is now."""
+
+    def __init__(self):
+        self.processes, self.state_files, self.nodes = processes(), state_files(), nodes()
+
+    def new(self):
+        kinds = ("devices", nodes() - self.nodes), ("state files", state_files() - self.state_files), \
+            ("processes", processes() - self.processes)
+        return {kind: sorted(new) for kind, new in kinds if new}
+
+    def nothing_new(self):
+        """A process may take a moment to be gone; what stays is a failure."""
+        try:
+            wait_for("what a test has made to be gone", lambda: not self.new(), 10)
+        except AssertionError as e:
+            raise AssertionError(f"left behind: {self.new()}") from e
