@@ -127,6 +127,9 @@ Result<AddRequest> add_request(const AddOptions& options) {
   for (const std::string& rule : spec.faults) TRY(parse_fault_rule(rule));
   spec.size_bytes = TRY(size_option("--size", options.size));
   spec.offset_bytes = TRY(size_option("--offset", options.offset));
+  spec.fill = !options.no_fill;
+  if (options.no_fill && ops != &kNullTarget)
+    return fail(EINVAL, "-t {} takes no --no-fill", ops->name);
   if (spec.offset_bytes && !ops->takes_file)
     return fail(EINVAL, "-t {} takes no --offset", ops->name);
   TRY(check_block_size(options.block_size));
@@ -193,6 +196,9 @@ void define_add(Arguments& command, Options& options) {
                 "first that applies does: op=read+write, range=1M-2M, "
                 "rate=0.1, seed=7, delay=5ms, error=EIO, short=512, joined "
                 "by commas");
+  command.flag("--no-fill", add.no_fill,
+               "null: reads by zero copy leave the reader's memory as it was, "
+               "for measuring");
   command.device(add.dev_id, false);
   command.number("-q,--queues", add.queues, 1, UBLK_MAX_NR_QUEUES,
                  "hardware queues");

@@ -40,6 +40,7 @@ struct AddOptions {
   bool batch = false;
   bool no_bpf = false;
   bool no_part_scan = false;
+  bool no_fill = false;
   uint32_t count = 1;
   bool unprivileged = false;
   bool foreground = false;

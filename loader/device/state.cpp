@@ -44,7 +44,8 @@ json target_to_json(const TargetSpec& spec) {
           {"read_only", spec.read_only},
           {"buffered", spec.buffered},
           {"over", spec.over},
-          {"faults", spec.faults}};
+          {"faults", spec.faults},
+          {"fill", spec.fill}};
 }
 
 // The library would convert whatever number it finds, and lose what does not
@@ -71,6 +72,7 @@ TargetSpec target_from_json(const json& from) {
   // Earlier programs of this version did not write them.
   spec.over = from.value("over", std::string());
   spec.faults = from.value("faults", std::vector<std::string>());
+  spec.fill = from.value("fill", true);
   return spec;
 }
 

@@ -29,6 +29,7 @@ struct TargetSpec {
   bool buffered = false;
   std::string over{};                 // the target that `fault` wraps
   std::vector<std::string> faults{};  // its rules, see server/fault_rule.h
+  bool fill = true;  // null: reads give zeroes where the server has no buffer
 };
 
 struct FaultPlan;

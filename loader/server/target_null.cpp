@@ -3,7 +3,8 @@
 // null: completes every request at once. Writes are lost, reads have whatever
 // the server's buffer held, which is zeroes or earlier data of this device. On
 // a data path without such a buffer they are read from /dev/zero: otherwise
-// what the reader's pages held before, which is anybody's, would come back.
+// what the reader's pages held before, which is anybody's, would come back, as
+// it does from null_blk and kublk. --no-fill is for who measures those.
 
 #include <errno.h>
 #include <fcntl.h>
@@ -49,9 +50,9 @@ void read_zeroes(const Io& io, io_uring_sqe* sqe) {
   sqe->flags = IOSQE_FIXED_FILE;
 }
 
-std::optional<int> start(const Target&, Io& io, io_uring_sqe* sqe) {
+std::optional<int> start(const Target& target, Io& io, io_uring_sqe* sqe) {
   if (!io.has_data()) return 0;
-  if (io.op() == UBLK_IO_OP_READ && !io.buf) {
+  if (io.op() == UBLK_IO_OP_READ && !io.buf && target.spec.fill) {
     io.done_bytes = 0;
     read_zeroes(io, sqe);
     return std::nullopt;
@@ -80,8 +81,10 @@ const TargetOps kNullTarget = {
     .start = start,
     .done = done,
     .help =
-        "Writes are lost, reads give whatever the server's memory held.\n"
-        "--size (250G), --block-size and --max-io say what it looks like.",
+        "Writes are lost, reads give whatever the server's memory held, or\n"
+        "zeroes. --size (250G), --block-size and --max-io say what it looks\n"
+        "like. With --no-fill reads by zero copy leave the reader's memory as\n"
+        "it was: cheaper, and shows it to whoever may read the device.",
 };
 
 }  // namespace ublk

@@ -107,6 +107,16 @@ def test_batches_serve_what_a_program_passes_and_outlive_the_server(lab, batch_p
     assert_same(device.path, file, SIZE)
 
 
+def test_null_may_leave_pages_as_they_are(lab, path):
+    device = add(lab, path, "null", size=SIZE, no_fill=True)
+    with Opened(device.path) as f:
+        assert len(f.read(0, 65536)) == 65536
+        f.write(0, pattern(0, 65536))
+        after = f.read(0, 65536)
+    if "zero-copy" in path:
+        assert after == b"\xa5" * 65536, "the reader's pages were touched"
+
+
 def test_null_reads_zeroes_and_drops_writes(lab, path):
     device = add(lab, path, "null", size=SIZE)
     with Opened(device.path) as f:
