@@ -79,8 +79,13 @@ def peer_paths():
     for backing, file in zip(PEER_BACKINGS, (None, node)):
         for data_path in lab.Kublk.FLAGS:
             paths.append(measure.Path(backing, f"kublk, {data_path}", lab.Kublk(file, data_path).node))
-            device = lab.Ublk(file, data_path=data_path)
+            # The same for the same: kublk leaves the pages of a null device's reader as they are.
+            same = [] if file else ["--no-fill"]
+            device = lab.Ublk(file, *same, data_path=data_path)
             paths.append(measure.Path(backing, f"server, {data_path}", device.node, device))
+            if same and data_path != "copy":
+                device = lab.Ublk(file, data_path=data_path)
+                paths.append(measure.Path(backing, f"server, {data_path}, zeroes", device.node, device))
     return paths
 
 
