@@ -50,7 +50,7 @@ program saves all of the first, and of the rest what is the server's.
 def parts_of_cost(result):
     """Where the server's instructions are, from the differences of what was counted: rows of a table."""
     count = {(c["backing"], c["path"], c["rw"], c["bs"], c["qd"]): c["insns_per_io"] for c in result["cells"]}
-    rows = [["data path", "waking the server, QD1", "driver, ring and commands", "the file's I/O", "of these: more than auto-zero-copy"]]
+    rows = [["data path", "waking the server, QD1", "driver, ring and commands", "the file's I/O, its pages registered", "of these: more than auto-zero-copy"]]
     for data_path in ("copy", "zero-copy", "auto-zero-copy"):
         def of(target, qd, path=data_path):
             return count[target, f"server, {path}", "read", 4096, qd]
