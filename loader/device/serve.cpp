@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <memory>
 
+#include "device/driver_flags.h"
 #include "device/state.h"
 #include "device/workplace.h"
 #include "server/server.h"
@@ -89,10 +90,7 @@ Result<Opened> open_request(const AddRequest& request, uint64_t features) {
   if (request.unprivileged) features &= ~kPrivileged;
   const DataPath* path = TRY(choose_data_path(request.data_path, features));
   if (request.batch) TRY(check_batch(*path, features));
-  if (!request.part_scan && !(features & UBLK_F_NO_AUTO_PART_SCAN))
-    return fail(EOPNOTSUPP,
-                "--no-part-scan: this kernel's ublk_drv lacks "
-                "UBLK_F_NO_AUTO_PART_SCAN");
+  TRY(check_wanted(flags_of(request, *path, features), features));
   return Opened{request, *path, TRY(open_target(request.target))};
 }
 
@@ -122,6 +120,9 @@ Result<void> bring_up(Workplace& place, Opened opened,
   TRY_IN(device_name(dev_id), check_data_path(opened.path, info.flags));
   if (opened.request.batch)
     TRY_IN(device_name(dev_id), check_batch(opened.path, info.flags));
+  TRY_IN(device_name(dev_id),
+         check_wanted(flags_of(opened.request, opened.path, info.flags),
+                      info.flags));
   ublk_params params = opened.target.params;
   TRY(place.control.set_params(dev_id, params));
   const DeviceState state{.dev_id = dev_id,
