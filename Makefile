@@ -6,9 +6,10 @@
 #   make demo            a file becomes /dev/ublkb0, served by a program, in a virtual machine with a stock kernel
 #        KERNEL=patched    ... with the kernel that has the program type
 #        NATIVE=1          ... on this host, as root
-#   make test            all tests: unit, and in virtual machines with both faces of the kernel part
+#   make test            all tests: unit, and in virtual machines with both faces of the kernel part, and stock kernels without
 #        FACE=module       ... only the stock kernel with our module (struct_ops), or
-#        FACE=type         ... only the patched kernel (BPF_PROG_TYPE_UBLK)
+#        FACE=type         ... only the patched kernel (BPF_PROG_TYPE_UBLK), or
+#        FACE=stock-6.12   ... only this stock kernel as it is; also stock-6.18, stock-7.2
 #        T="ARGS"          ... with these arguments for pytest, as in T="test_cli.py -x" (no unit tests)
 #   make test-debug      attach, kill, verify and memory tests on a kernel with KASAN, lockdep, PROVE_RCU, UBSAN
 #   make test-kill       200 times kill -9 of the server under writes, over all recovery modes and data paths
@@ -25,11 +26,13 @@
 MAKEFLAGS += --no-print-directory
 export UBLK_BPF_T0 := $(shell date +%s)
 
-FACE ?= module type
+STOCK = stock-7.2 stock-6.18 stock-6.12
+FACE ?= module type $(if $(filter test,$(MAKECMDGOALS)),$(if $(T),,$(STOCK)))
 KERNEL ?= module
 T ?=
 # kublk comes with the kernel's source.
-fetched = $(sort $(if $(filter module,$(1)),stock source) $(if $(filter type debug patched,$(1)),source))
+fetched = $(sort $(if $(filter module,$(1)),stock source) $(if $(filter type debug patched,$(1)),source) \
+	$(filter stock-%,$(1)))
 
 .PHONY: help build check test test-debug test-kill test-asan test-tsan fuzz bench demo check-series clean distclean
 .NOTPARALLEL:

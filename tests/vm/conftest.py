@@ -2,7 +2,9 @@
 """
 The suites of this directory run as root in a virtual machine whose kernel has
 the ublk BPF face under test: UBLK_BPF is the command, UBLK_BPF_OBJ_DIR and
-UBLK_BPF_TEST_OBJ_DIR hold the programs. Each test fails on what the kernel
+UBLK_BPF_TEST_OBJ_DIR hold the programs. On a stock kernel (UBLK_BPF_FACE is
+stock-SERIES) only what needs no face can run: what scripts/test names of it,
+without the tests that are marked `face`. Each test fails on what the kernel
 complains about meanwhile, and leaves no device behind.
 """
 
@@ -20,6 +22,21 @@ from lab import Lab
 TEST_SECONDS = 600
 # where the command writes what its sanitizers find (scripts/vm-test), if it has any
 REPORTS = Path(os.environ["UBLK_BPF_REPORTS"]) if "UBLK_BPF_REPORTS" in os.environ else None
+
+STOCK = os.environ.get("UBLK_BPF_FACE", "").startswith("stock-")
+# of the kernels' own drivers, one column each
+collect_ignore = [] if STOCK else ["test_matrix.py"]
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "face: needs a kernel with the BPF part of ublk")
+
+
+def pytest_collection_modifyitems(config, items):
+    if STOCK:
+        without = [item for item in items if item.get_closest_marker("face")]
+        config.hook.pytest_deselected(items=without)
+        items[:] = [item for item in items if item not in without]
 
 
 def pytest_sessionstart(session):

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import cli
+import pytest
 from blockio import MIB, fio_verify
 from cli import wait_for
 
@@ -35,6 +36,7 @@ def test_add_prints_the_device_once_it_is_live(lab):
         cli.ok("del", "-n", dev_id)
 
 
+@pytest.mark.face
 def test_json_of_a_device(lab):
     disk = lab.null_blk(8)
     device = lab.add("loop", disk.path, q=2, d=32, block_size=4096, r=1, size=4 * MIB)
@@ -132,6 +134,7 @@ def test_stale_state_is_no_device(lab):
         stale.unlink(missing_ok=True)
 
 
+@pytest.mark.face
 def test_lost_state_is_no_lost_device(lab):
     device, _ = lab.loop_device(8)
     device.attach("loop")
@@ -142,6 +145,7 @@ def test_lost_state_is_no_lost_device(lab):
     device.detach()
 
 
+@pytest.mark.face
 def test_probe_names_the_face(face):
     probe = cli.ok("probe")
     assert probe["kernel"] == os.uname().release
