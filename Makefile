@@ -13,6 +13,8 @@
 #        T="ARGS"          ... with these arguments for pytest, as in T="test_cli.py -x" (no unit tests)
 #   make test-debug      attach, kill, verify and memory tests on a kernel with KASAN, lockdep, PROVE_RCU, UBSAN
 #   make test-kill       200 times kill -9 of the server under writes, over all recovery modes and data paths
+#   make selftests       the kernel's own selftests of ublk with our command in kublk's place: what passes with kublk must pass
+#   make selftests-reference  ... with kublk itself, to compare with
 #   make test-asan       the unit tests, and the server in a virtual machine, with the address and undefined sanitizers
 #   make test-tsan       the same with the thread sanitizer
 #   make fuzz            what parses input, fuzzed from tests/fuzz/corpus for FUZZ_SECONDS (60) each; make test does it for 10
@@ -30,11 +32,11 @@ STOCK = stock-7.2 stock-6.18 stock-6.12
 FACE ?= module type $(if $(filter test,$(MAKECMDGOALS)),$(if $(T),,$(STOCK)))
 KERNEL ?= module
 T ?=
-# kublk comes with the kernel's source.
+# kublk and the kernel's selftests come with the kernel's source.
 fetched = $(sort $(if $(filter module,$(1)),stock source) $(if $(filter type debug patched,$(1)),source) \
 	$(filter stock-%,$(1)))
 
-.PHONY: help build check test test-debug test-kill test-asan test-tsan fuzz bench demo check-series clean distclean
+.PHONY: help build check test test-debug test-kill test-asan test-tsan fuzz bench demo check-series selftests selftests-reference clean distclean
 .NOTPARALLEL:
 
 help:
@@ -73,6 +75,18 @@ test-asan test-tsan:
 	@scripts/prepare guest stock
 	@scripts/build
 	@scripts/test-sanitized $(@:test-%=%) $(T)
+
+selftests:
+	@scripts/prepare guest stock source
+	@scripts/build
+	@UBLK_BPF_SELFTESTS_RUN=1 scripts/vm-test module test_selftests.py
+
+selftests-reference:
+	@scripts/prepare guest stock source
+	@scripts/build
+	@UBLK_BPF_SELFTESTS_REFERENCE=1 scripts/vm-test module test_selftests.py
+	@cp build/vm-test/module/selftests/reference.json tests/selftests/
+	@git diff --stat -- tests/selftests
 
 fuzz:
 	@scripts/prepare
