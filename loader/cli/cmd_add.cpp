@@ -138,6 +138,9 @@ Result<AddRequest> add_request(const AddOptions& options) {
   if (!options.size.empty() && spec.size_bytes < block)
     return fail(EINVAL, "--size {}: is less than a block of {} bytes",
                 options.size, block);
+  if (spec.size_bytes % block)
+    return fail(EINVAL, "--size {}: is no multiple of the block size {}",
+                options.size, block);
   const uint64_t max_io = TRY(size_option("--max-io", options.max_io));
   if (max_io < kLeastIoBytes || max_io > kMostIoBytes || max_io % kLeastIoBytes)
     return fail(EINVAL, "--max-io {}: is no multiple of 4096 up to 32M",

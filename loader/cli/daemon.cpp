@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/output.h"
+#include "device/gc.h"
 #include "sys/process.h"
 #include "sys/unique_fd.h"
 
@@ -52,11 +53,14 @@ class Messenger {
  public:
   explicit Messenger(UniqueFd pipe) : pipe_(std::move(pipe)) {}
 
-  void live(const std::vector<Device>& devices) {
+  // False: nobody is listening.
+  bool live(const std::vector<Device>& devices) {
     std::vector<uint32_t> dev_ids;
     for (const Device& device : devices) dev_ids.push_back(device.info.dev_id);
     send({{"live", dev_ids}});
+    const bool told = pipe_.valid();
     pipe_.reset();
+    return told;
   }
   // To the starter, or once it has gone to the system's log.
   void tell(const char* kind, const Error& error) {
@@ -117,8 +121,22 @@ UniqueFd settle_as_daemon(UniqueFd pipe) {
   return UniqueFd(moved);
 }
 
+// The daemon was killed, and can clear nothing away any more.
+Error died(pid_t server, const std::vector<uint32_t>& before) {
+  const auto error = [](const std::string& more) {
+    return Error::plain(
+        ECHILD, "the server has died before the device was live" + more);
+  };
+  auto control = Control::open();
+  if (!control) return error("");
+  const auto cleared =
+      clear_after(*control, StateStore::open_existing(), server, before);
+  if (!cleared) return error("").hint("ublk-bpf gc: " + cleared.error().line());
+  return error(cleared->empty() ? "" : "; what there was of it is deleted");
+}
+
 // Reads the daemon's messages until it is live, has failed, or is dead.
-int await(int pipe, bool as_json) {
+int await(int pipe, bool as_json, const std::function<Error()>& died) {
   const UniqueFd fd(pipe);
   FILE* in = ::fdopen(::dup(fd.get()), "r");
   if (!in) return report(Error::sys(errno, "listening to the server"), as_json);
@@ -137,11 +155,7 @@ int await(int pipe, bool as_json) {
   }
   ::free(line);
   ::fclose(in);
-  return status ? *status
-                : report(Error::plain(ECHILD,
-                                      "the server has died before the "
-                                      "device was live"),
-                         as_json);
+  return status ? *status : report(died(), as_json);
 }
 
 int serve_in_foreground(
@@ -151,6 +165,7 @@ int serve_in_foreground(
   const auto done = serve({.live =
                                [&](const std::vector<Device>& devices) {
                                  print_live(devices, options.json);
+                                 return true;
                                },
                            .trouble = [](const Error& error) { warn(error); }});
   return done ? static_cast<int>(kDone) : report(done.error(), options.json);
@@ -164,6 +179,7 @@ int run_server(const Options& options, bool foreground,
   int ends[2];
   if (::pipe2(ends, O_CLOEXEC) != 0)
     return report(Error::sys(errno, "pipe to the server"), options.json);
+  const std::vector<uint32_t> before = device_ids();
   const pid_t child = ::fork();
   if (child < 0) {
     ::close(ends[0]);
@@ -172,13 +188,15 @@ int run_server(const Options& options, bool foreground,
   }
   if (child > 0) {
     ::close(ends[1]);
-    return await(ends[0], options.json);
+    return await(ends[0], options.json, [&] { return died(child, before); });
   }
   block_signals();
   Messenger messenger(settle_as_daemon(UniqueFd(ends[1])));
   const auto done = serve(
       {.live =
-           [&](const std::vector<Device>& devices) { messenger.live(devices); },
+           [&](const std::vector<Device>& devices) {
+             return messenger.live(devices);
+           },
        .trouble =
            [&](const Error& error) { messenger.tell("warning", error); }});
   if (!done) messenger.tell("error", done.error());

@@ -124,6 +124,22 @@ std::string absolute(const std::string& path) {
   return full ? full.get() : path;
 }
 
+// Unless another command has been at it since: that one notes what it did. The
+// kernel is asked while the states are locked, so the last one notes last.
+Result<void> note_attached(Control& control, const StateStore& states,
+                           uint32_t dev_id,
+                           std::optional<AttachedState> attached) {
+  const uint32_t prog_id = attached ? attached->prog_id : 0;
+  auto noted = states.change(dev_id, [&](DeviceState& state) {
+    const auto info = control.bpf_info(dev_id);
+    if (info && info->prog_id == prog_id) state.attached = std::move(attached);
+  });
+  // What cannot be read cannot be changed: list says so, and the program is
+  // attached all the same.
+  if (!noted && noted.error().code() == EPROTO) return {};
+  return noted;
+}
+
 }  // namespace
 
 Result<std::chrono::nanoseconds> attach_program(Control& control,
@@ -156,7 +172,7 @@ Result<std::chrono::nanoseconds> attach_program(Control& control,
   if (auto done = control.attach_bpf(request.dev_id, arg); !done)
     return std::unexpected(explain_attach(std::move(done).error(), request));
   const auto took = std::chrono::steady_clock::now() - begin;
-  TRY(states.set_attached(request.dev_id, std::move(attached)));
+  TRY(note_attached(control, states, request.dev_id, std::move(attached)));
   return took;
 }
 
@@ -168,7 +184,7 @@ Result<void> detach_program(Control& control, const StateStore& states,
   if (!done && done.error().code() == ENOENT)
     return fail(ENOENT, "{}: has no program attached", device_name(dev_id));
   TRY(std::move(done));
-  return states.set_attached(dev_id, std::nullopt);
+  return note_attached(control, states, dev_id, std::nullopt);
 }
 
 std::vector<std::string> attach_flag_names(uint32_t flags) {

@@ -132,4 +132,40 @@ Result<std::vector<Orphan>> collect_garbage(Control& control,
   return orphans;
 }
 
+namespace {
+
+std::vector<uint32_t> left_by(pid_t server, const StateStore& states,
+                              const std::vector<uint32_t>& before) {
+  auto ids = device_ids();
+  std::erase_if(ids, [&](uint32_t dev_id) {
+    const auto state = states.load(dev_id);
+    return std::ranges::binary_search(before, dev_id) || is_open(dev_id) ||
+           (state && !state->instance.starts_with(fmt("{}-", server)));
+  });
+  return ids;
+}
+
+}  // namespace
+
+Result<std::vector<uint32_t>> clear_after(Control& control,
+                                          const StateStore& states,
+                                          pid_t server,
+                                          const std::vector<uint32_t>& before) {
+  std::vector<uint32_t> suspects = left_by(server, states, before);
+  if (suspects.empty()) return suspects;
+  // Without a state it may be another tool's, which opens it presently.
+  const UniqueFd held = TRY(states.hold(StateStore::Hold::exclusive));
+  std::this_thread::sleep_for(kSecondLook);
+  const auto still = left_by(server, states, before);
+  std::erase_if(suspects, [&](uint32_t dev_id) {
+    return !std::ranges::binary_search(still, dev_id);
+  });
+  for (const uint32_t dev_id : suspects) {
+    auto removed = remove_device(control, states, dev_id);
+    if (!removed && removed.error().code() != ENODEV)
+      return std::unexpected(std::move(removed).error());
+  }
+  return suspects;
+}
+
 }  // namespace ublk

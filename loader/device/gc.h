@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <sys/types.h>
+
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -33,5 +35,13 @@ struct Orphan {
 Result<std::vector<Orphan>> collect_garbage(Control& control,
                                             const StateStore& states,
                                             const GcOptions& options);
+
+// Deletes what a server that was killed while it added devices has left of
+// them: those that were not there `before`, that nobody has open, and that
+// have a state of this process's or none. Gives their numbers.
+Result<std::vector<uint32_t>> clear_after(Control& control,
+                                          const StateStore& states,
+                                          pid_t server,
+                                          const std::vector<uint32_t>& before);
 
 }  // namespace ublk

@@ -146,6 +146,22 @@ Result<void> stop_device(Control& control, uint32_t dev_id, bool unused_only,
   return {};
 }
 
+namespace {
+
+// The driver starts a device that is being deleted, if an add had come so far,
+// and the deletion would wait for its server. Such a device has no ublkcN any
+// more: another one that has got its number is not meant.
+void stop_if_started(uint32_t dev_id, std::chrono::milliseconds patience) {
+  auto control = Control::open();  // the caller's is waiting
+  if (!control) return;
+  const auto info = control->info(dev_id);
+  if (info && info->state == UBLK_S_DEV_LIVE &&
+      !std::ranges::binary_search(device_ids(), dev_id))
+    (void)stop_device(*control, dev_id, false, patience);
+}
+
+}  // namespace
+
 Result<void> remove_device(Control& control, const StateStore& states,
                            uint32_t dev_id, Removal how,
                            std::chrono::milliseconds patience) {
@@ -161,9 +177,12 @@ Result<void> remove_device(Control& control, const StateStore& states,
   Watchdog stop_watch(dev_id, server, patience);
   TRY(control.stop(dev_id, [&] { stop_watch.tick(); }));
   Watchdog remove_watch(dev_id, server, patience);
-  auto removed = how == Removal::waits
-                     ? control.remove(dev_id, [&] { remove_watch.tick(); })
-                     : control.begin_remove(dev_id);
+  const ControlTick tick = [&] {
+    remove_watch.tick();
+    stop_if_started(dev_id, patience);
+  };
+  auto removed = how == Removal::waits ? control.remove(dev_id, tick)
+                                       : control.begin_remove(dev_id);
   // The server may have been told to end too, and have deleted it itself.
   if (!removed && removed.error().code() != ENODEV) return removed;
   if (how == Removal::waits && !wait_for_server(*info, server, patience))

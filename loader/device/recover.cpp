@@ -9,6 +9,7 @@
 #include "device/serve.h"
 #include "device/workplace.h"
 #include "sys/process.h"
+#include "sys/sizes.h"
 
 namespace ublk {
 
@@ -83,6 +84,20 @@ Result<DeviceState> state_of(const StateStore& states, uint32_t dev_id) {
   return state;
 }
 
+// What a file has lost meanwhile would be read as errors, and overwritten.
+Result<void> check_size(Control& control, uint32_t dev_id,
+                        const Target& target) {
+  const uint64_t had = TRY(control.params(dev_id)).basic.dev_sectors;
+  const uint64_t has = target.params.basic.dev_sectors;
+  if (has >= had || target.spec.files.empty()) return {};
+  return std::unexpected(
+      Error::plain(EINVAL,
+                   fmt("{}: {} has {} bytes of the {} that the device has",
+                       device_name(dev_id), target.spec.files[0],
+                       has << kSectorShift, had << kSectorShift))
+          .hint("make it as large as it was, or ublk-bpf resize --shrink"));
+}
+
 }  // namespace
 
 Result<void> serve_recovered(uint32_t dev_id, Succession how,
@@ -96,6 +111,7 @@ Result<void> serve_recovered(uint32_t dev_id, Succession how,
       how == Succession::of_a_live_one && before.state == UBLK_S_DEV_LIVE;
   if (live) TRY(check_takeover(before));
   Target target = TRY(open_target(state.target));
+  TRY(check_size(place.control, dev_id, target));
   UniqueFd held = TRY(place.states.hold(StateStore::Hold::shared));
   settle(hooks);
   TRY(live ? begin_takeover(place.control, dev_id)
@@ -116,7 +132,8 @@ Result<void> serve_recovered(uint32_t dev_id, Succession how,
     return std::unexpected(std::move(device).error());
   }
   held.reset();
-  hooks.live({*device});
+  // It is served again, whether somebody still waits for it or not.
+  (void)hooks.live({*device});
   std::vector<Served> served;
   served.push_back({dev_id, state.instance, std::move(server)});
   return serve_to_the_end(place, std::move(served), hooks);

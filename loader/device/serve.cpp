@@ -145,6 +145,8 @@ Result<void> serve_new(const std::vector<AddRequest>& requests,
   std::vector<Opened> opened;
   for (const AddRequest& request : requests)
     opened.push_back(TRY(open_request(request, features)));
+  for (const Opened& one : opened)
+    if (one.target.remark) hooks.trouble(*one.target.remark);
   UniqueFd held = TRY(place.states.hold(StateStore::Hold::shared));
   if (is_admin()) settle(hooks);
 
@@ -157,10 +159,13 @@ Result<void> serve_new(const std::vector<AddRequest>& requests,
     TRY(bring_up(place, std::move(one), info, added.back()->served()));
     live.push_back(TRY(describe(place.control, place.states, info.dev_id)));
   }
+  if (!hooks.live(live))
+    return fail(ECANCELED, "{}: is deleted again: the command that was to add "
+                           "it has been interrupted",
+                device_name(live.front().info.dev_id));
   std::vector<Served> served;
   for (auto& device : added) served.push_back(device->keep());
   held.reset();
-  hooks.live(live);
   return serve_to_the_end(place, std::move(served), hooks);
 }
 

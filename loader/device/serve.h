@@ -32,8 +32,9 @@ struct AddRequest {
 };
 
 struct ServeHooks {
-  // All devices are live.
-  std::function<void(const std::vector<Device>& devices)> live;
+  // All devices are live. False: nobody has heard it, whoever has asked for
+  // them is gone; then new ones go too.
+  std::function<bool(const std::vector<Device>& devices)> live;
   // Something went wrong later, of which nobody else would hear.
   std::function<void(const Error&)> trouble;
 };

@@ -169,7 +169,12 @@ Result<DeviceState> StateStore::load(uint32_t dev_id) const {
   const std::string name = file_name(dev_id);
   if (!fd_.valid()) return fail_sys(ENOENT, "{}/{}: open", dir_, name);
   const std::string text = TRY_IN(dir_, read_text_at(fd_.get(), name));
-  return TRY_IN(fmt("{}/{}", dir_, name), state_from_json(text));
+  DeviceState state =
+      TRY_IN(fmt("{}/{}", dir_, name), state_from_json(text));
+  if (state.dev_id != dev_id)
+    return fail(EPROTO, "{}/{}: is the state of device {}", dir_, name,
+                state.dev_id);
+  return state;
 }
 
 Result<UniqueFd> StateStore::lock() const {
@@ -185,13 +190,6 @@ Result<void> StateStore::save(const DeviceState& state) const {
   TRY_IN(dir_, replace_text_at(fd_.get(), file_name(state.dev_id),
                                state_to_json(state)));
   return {};
-}
-
-Result<void> StateStore::set_attached(
-    uint32_t dev_id, std::optional<AttachedState> attached) const {
-  return change(dev_id, [&](DeviceState& state) {
-    state.attached = std::move(attached);
-  });
 }
 
 std::vector<std::string> StateStore::files() const {

@@ -53,15 +53,12 @@ class StateStore {
   // Without creating it: empty if it is not there.
   static StateStore open_existing(const std::string& dir = state_dir());
 
-  // ENOENT: this device is not ours.
+  // ENOENT: this device is not ours. EPROTO: it is no state of this device.
   Result<DeviceState> load(uint32_t dev_id) const;
   Result<void> save(const DeviceState& state) const;
   // Changes the state of this device, if there still is one.
   Result<void> change(uint32_t dev_id,
                       const std::function<void(DeviceState&)>& with) const;
-  // Notes, or with nullopt forgets, the attached program likewise.
-  Result<void> set_attached(uint32_t dev_id,
-                            std::optional<AttachedState> attached) const;
   // Numbers of the devices that there are states of, in order.
   std::vector<uint32_t> ids() const;
   // Names of the other files, but for the locks.

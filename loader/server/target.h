@@ -46,6 +46,8 @@ struct Target {
   // Of `fault` only: what it wraps, which serves with this same Target.
   const TargetOps* inner = nullptr;
   std::shared_ptr<FaultPlan> faults;
+  // What its user should know, although it can be served.
+  std::optional<Error> remark{};
 };
 
 // Files of a queue's ring, by index.

@@ -52,8 +52,8 @@ Result<uint64_t> choose_size(const Target& target, const Backing& backing,
   if (spec.size_bytes > rest)
     return fail(EINVAL, "{}: has {} bytes after --offset {}, --size is {}",
                 backing.path, rest, spec.offset_bytes, spec.size_bytes);
-  if (spec.size_bytes && spec.size_bytes < block)
-    return fail(EINVAL, "{}: --size {} is less than a block of {}",
+  if (spec.size_bytes % block)
+    return fail(EINVAL, "{}: --size {} is no multiple of the block size {}",
                 backing.path, spec.size_bytes, block);
   return spec.size_bytes ? spec.size_bytes : rest;
 }
@@ -96,6 +96,11 @@ Result<void> init(Target& target) {
       spec.files[0], {.read_only = spec.read_only, .buffered = spec.buffered}));
   const uint32_t block = TRY(choose_block(target, backing));
   const uint64_t size = TRY(choose_size(target, backing, block));
+  if (size % block)
+    target.remark = Error::plain(
+        EINVAL, fmt("{}: its last {} bytes are no block of {}, the device ends "
+                    "before them",
+                    backing.path, size % block, block));
   set_basic_params(target, size, block);
   set_limits(target, backing, block);
   target.spec.files[0] = backing.path;

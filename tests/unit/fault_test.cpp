@@ -123,7 +123,8 @@ TargetSpec fault_spec(const char* over, std::vector<std::string> rules) {
   spec.faults = std::move(rules);
   spec.max_io_bytes = kMiB;
   if (spec.over == "loop") {
-    spec.files = {testing::TempDir() + "ublk-bpf-fault.img"};
+    spec.files = {testing::TempDir() +
+                  fmt("ublk-bpf-fault-{}.img", ::getpid())};
     std::ofstream(spec.files[0]).close();
     std::filesystem::resize_file(spec.files[0], 4 * kMiB);
     spec.buffered = true;

@@ -104,12 +104,25 @@ TEST_F(StateDir, OfALaterDeviceIsNotRemoved) {
 TEST_F(StateDir, NotesAndForgetsAProgram) {
   const StateStore states = store();
   ASSERT_TRUE(states.save(sample()));
-  ASSERT_TRUE(states.set_attached(3, std::nullopt));
+  const auto set = [&](std::optional<AttachedState> attached) {
+    return [attached](DeviceState& state) { state.attached = attached; };
+  };
+  ASSERT_TRUE(states.change(3, set(std::nullopt)));
   EXPECT_FALSE(states.load(3)->attached);
-  ASSERT_TRUE(states.set_attached(3, sample().attached));
+  ASSERT_TRUE(states.change(3, set(sample().attached)));
   EXPECT_EQ(states.load(3)->attached->prog_id, 7U);
-  EXPECT_TRUE(states.set_attached(9, std::nullopt))
+  EXPECT_TRUE(states.change(9, set(std::nullopt)))
       << "a device of another program has no state";
+}
+
+TEST_F(StateDir, RefusesTheStateOfAnotherDevice) {
+  const StateStore states = store();
+  ASSERT_TRUE(states.save(sample()));
+  std::filesystem::copy_file(dir_ + "/3.json", dir_ + "/4.json");
+  const auto state = states.load(4);
+  ASSERT_FALSE(state);
+  EXPECT_EQ(state.error().code(), EPROTO);
+  EXPECT_NE(state.error().line().find("device 3"), std::string::npos);
 }
 
 TEST_F(StateDir, KeepsTheCpusOfAQueue) {

@@ -185,8 +185,10 @@ TEST(Null, ReadsZeroesWhereTheServerHasNoMemory) {
   EXPECT_EQ(*kNullTarget.start({}, io, &sqe), 4096);
 }
 
+// Of this process: tests run side by side.
 std::string image(uint64_t bytes) {
-  const std::string path = testing::TempDir() + "ublk-bpf-unit.img";
+  const std::string path =
+      testing::TempDir() + fmt("ublk-bpf-unit-{}.img", ::getpid());
   std::ofstream(path).close();
   std::filesystem::resize_file(path, bytes);
   return path;
@@ -254,6 +256,27 @@ TEST(OpenTarget, RefusesWhatHoldsNoData) {
     EXPECT_EQ(target.error().code(), code) << target.error().line();
     EXPECT_NE(target.error().line().find(path), std::string::npos);
   }
+}
+
+TEST(OpenTarget, EndsWithTheLastWholeBlock) {
+  TargetSpec spec = loop_spec(image(8192 + 700));
+  spec.block_bytes = 4096;
+  const auto target = open_target(spec);
+  ASSERT_TRUE(target) << target.error().line();
+  EXPECT_EQ(target->params.basic.dev_sectors, 16U);
+  ASSERT_TRUE(target->remark);
+  EXPECT_NE(target->remark->line().find("700 bytes"), std::string::npos);
+  EXPECT_FALSE(open_target(loop_spec(image(8192)))->remark);
+}
+
+TEST(OpenTarget, RefusesASizeThatIsNoMultipleOfTheBlockSize) {
+  TargetSpec spec = loop_spec(image(8192));
+  spec.size_bytes = 4096 + 512;
+  EXPECT_TRUE(open_target(spec));
+  spec.block_bytes = 4096;
+  const auto target = open_target(spec);
+  ASSERT_FALSE(target);
+  EXPECT_EQ(target.error().code(), EINVAL);
 }
 
 TEST(OpenTarget, NeedsRoomForABlock) {
