@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import cli
+import pytest
 from cli import wait_for
 
 STATE = Path("/run/ublk-bpf")
@@ -51,3 +52,11 @@ class Census:
             wait_for("what a test has made to be gone", lambda: not self.new(), 10)
         except AssertionError as e:
             raise AssertionError(f"left behind: {self.new()}") from e
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left():
+    """For the modules that import it; before what a test makes, and after that is undone."""
+    before = Census()
+    yield
+    before.nothing_new()

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: MIT
+"""
+SIGTERM and SIGKILL at many moments of add and del, from before the command's first to after its last step, for each process
+of the command's. Afterwards there is a device that is served and has its state, or nothing of it; and what a SIGKILL
+of all its processes leaves, gc clears away.
+"""
+
+import fcntl
+import os
+import random
+import signal
+import subprocess
+import time
+
+import cli
+import leftovers
+import pytest
+from blockio import MIB, fio_verify
+from cli import wait_for
+from leftovers import nothing_is_left  # noqa: F401 (a fixture)
+
+MOMENTS = int(os.environ.get("UBLK_BPF_MOMENTS", "8"))
+ID = 23
+
+
+def start(*args):
+    argv = [cli.COMMAND, *map(str, args), "--json"]
+    return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def add_args(file, *more):
+    return ["add", "-t", "loop", "-f", file, "-n", ID, "-q", 2, *more]
+
+
+def duration(file):
+    """Of an add and a del."""
+    times = [time.monotonic()]
+    for args in add_args(file), ["del", "-n", ID]:
+        cli.ok(*args)
+        times.append(time.monotonic())
+    return times[1] - times[0], times[2] - times[1]
+
+
+def moments(length, seed):
+    """Spread over the length and a bit more, not always the same ones."""
+    rng = random.Random(f"{seed} {time.time()}")
+    return [length * 1.2 * (i + rng.random()) / MOMENTS for i in range(MOMENTS)]
+
+
+def daemons(starter):
+    return leftovers.processes() - {starter.pid}
+
+
+def signal_all(pids, what):
+    for pid in pids:
+        try:
+            os.kill(pid, what)
+        except ProcessLookupError:  # it was faster
+            pass
+
+
+def device_there():
+    return next((d for d in cli.devices() if d["dev_id"] == ID), None)
+
+
+def nobody_adds():
+    """A server that adds has this lock until the device is kept or deleted."""
+    with open(leftovers.STATE / "hold", "w") as f:
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def settled():
+    """All of it or nothing: a served device with its state, or no trace."""
+    if not nobody_adds():
+        return False
+    device = device_there()
+    state, processes = leftovers.state_files(), leftovers.processes()
+    if device is None:
+        return not state and not processes
+    return (device["state"] == "live" and device["server"] and processes == {device["server"]["pid"]}
+            and state == {f"{ID}.json"} and device["target"] == "loop")
+
+
+def census():
+    return device_there(), leftovers.state_files(), leftovers.processes()
+
+
+def settle():
+    try:
+        wait_for("it to settle", settled, 15)
+    except AssertionError as e:
+        raise AssertionError(f"neither all nor nothing: {census()}") from e
+    return device_there()
+
+
+def check_words(starter, killed):
+    """The command says one clear line or the device, unless it is the one that was killed."""
+    out, err = starter.communicate(timeout=cli.seconds(30))
+    if killed:
+        return
+    assert starter.returncode in (0, 1), (starter.returncode, out, err)
+    if starter.returncode == 1:
+        assert len(err.strip().splitlines()) == 1 and err.startswith("ublk-bpf: "), err
+
+
+@pytest.fixture
+def file(lab):
+    path = lab.null_blk(4).path
+
+    def nothing_left():
+        if device_there():
+            cli.ok("del", "-n", ID)
+
+    lab.cleanup(nothing_left)
+    return path
+
+
+@pytest.mark.parametrize(
+    "who,what",
+    [("command", signal.SIGTERM), ("command", signal.SIGKILL), ("server", signal.SIGTERM)],
+    ids=["SIGTERM-command", "SIGKILL-command", "SIGTERM-server"],
+)
+def test_add_is_done_or_undone(file, who, what):
+    length, _ = duration(file)
+    outcomes = set()
+    for delay in moments(length, f"{who} {what}"):
+        starter = start(*add_args(file))
+        time.sleep(delay)
+        signal_all([starter.pid] if who == "command" else daemons(starter), what)
+        check_words(starter, who == "command")
+        device = settle()
+        outcomes.add(device is not None)
+        if device:
+            fio_verify(device["block"], bs="4k", iodepth=4, size=MIB)
+            cli.ok("del", "-n", ID)
+            assert settle() is None
+    assert False in outcomes, "no signal came before the end"
+
+
+def test_add_that_is_killed_altogether_leaves_what_gc_clears(file):
+    length, _ = duration(file)
+    for delay in moments(length, "all"):
+        starter = start(*add_args(file))
+        time.sleep(delay)
+        signal_all([starter.pid, *daemons(starter)], signal.SIGKILL)
+        starter.communicate()
+        wait_for("the processes to be gone", lambda: not leftovers.processes())
+        outcome = cli.run("del", "-n", ID, "--json")
+        assert outcome.status == 0 or outcome.json["error"]["errno"] == "ENODEV", str(outcome)
+        assert settle() is None
+        # and its id and file can be used again
+    cli.ok(*add_args(file))
+    cli.ok("del", "-n", ID)
+
+
+@pytest.mark.parametrize("what", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
+def test_del_is_done_or_done_by_the_next(file, what):
+    _, length = duration(file)
+    for delay in moments(length, what):
+        cli.ok(*add_args(file))
+        command = start("del", "-n", ID)
+        time.sleep(delay)
+        signal_all([command.pid], what)
+        command.communicate(timeout=cli.seconds(30))
+        outcome = cli.run("del", "-n", ID, "--json")
+        assert outcome.status == 0 or outcome.json["error"]["errno"] == "ENODEV", str(outcome)
+        assert settle() is None
