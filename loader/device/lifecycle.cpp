@@ -210,6 +210,8 @@ Result<void> check_quiesce(const ublksrv_ctrl_dev_info& info) {
 
 Result<void> quiesce_device(Control& control, uint32_t dev_id) {
   auto info = TRY(started(control, dev_id));
+  const ublksrv_ctrl_dev_info before = info;
+  const UniqueFd server = pidfd_of(info.ublksrv_pid);
   if (info.state == UBLK_S_DEV_LIVE) {
     TRY(check_quiesce(info));
     TRY(control.quiesce(dev_id));
@@ -222,6 +224,8 @@ Result<void> quiesce_device(Control& control, uint32_t dev_id) {
     std::this_thread::sleep_for(kRetryPeriod);
     info = TRY(started(control, dev_id));
   }
+  // It has let go, and is about to end if it has no other device.
+  (void)wait_for_server(before, server, kPatience);
   return {};
 }
 

@@ -36,7 +36,7 @@ Result<void> remove_device(Control& control, const StateStore& states,
 // Takes a device from its server, which finishes what it has in hand and ends;
 // I/O waits (with -e: fails) until recover. A program that is attached goes on.
 // Nothing to do for a device that has no server already. Returns when the
-// server has let go of it.
+// server has let go of it, and has ended if it has no other.
 Result<void> quiesce_device(Control& control, uint32_t dev_id);
 // EOPNOTSUPP: it cannot be.
 Result<void> check_quiesce(const ublksrv_ctrl_dev_info& info);
