@@ -151,6 +151,8 @@ Result<std::vector<uint32_t>> clear_after(Control& control,
                                           const StateStore& states,
                                           pid_t server,
                                           const std::vector<uint32_t>& before) {
+  for (const std::string& name : states.other_files())
+    if (writer_of(name) == server) TRY(states.remove_file(name));
   std::vector<uint32_t> suspects = left_by(server, states, before);
   if (suspects.empty()) return suspects;
   // Without a state it may be another tool's, which opens it presently.

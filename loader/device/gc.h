@@ -38,7 +38,8 @@ Result<std::vector<Orphan>> collect_garbage(Control& control,
 
 // Deletes what a server that was killed while it added devices has left of
 // them: those that were not there `before`, that nobody has open, and that
-// have a state of this process's or none. Gives their numbers.
+// have a state of this process's or none; and the state that it was writing.
+// Gives the devices' numbers.
 Result<std::vector<uint32_t>> clear_after(Control& control,
                                           const StateStore& states,
                                           pid_t server,

@@ -18,8 +18,7 @@ def processes():
         if not entry.name.isdigit():
             continue
         try:
-            zombie = "\nState:\tZ" in (entry / "status").read_text()
-            if not zombie and os.path.samefile(entry / "exe", cli.COMMAND):
+            if os.path.samefile(entry / "exe", cli.COMMAND) and "\nState:\tZ" not in (entry / "status").read_text():
                 found.add(int(entry.name))
         except OSError:  # it has ended
             pass

@@ -2,7 +2,7 @@
 """
 SIGTERM and SIGKILL at many moments of add and del, from before the command's first to after its last step, for each process
 of the command's. Afterwards there is a device that is served and has its state, or nothing of it; and what a SIGKILL
-of all its processes leaves, gc clears away.
+of all its processes leaves, gc clears away. A command whose server alone is killed clears that away itself.
 """
 
 import fcntl
@@ -23,8 +23,8 @@ MOMENTS = int(os.environ.get("UBLK_BPF_MOMENTS", "8"))
 ID = 23
 
 
-def start(*args):
-    argv = [cli.COMMAND, *map(str, args), "--json"]
+def start(*args, prefix=()):
+    argv = [*prefix, cli.COMMAND, *map(str, args), "--json"]
     return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -162,6 +162,64 @@ def test_add_that_is_killed_altogether_leaves_what_gc_clears(file):
         # and its id and file can be used again
     cli.ok(*add_args(file))
     cli.ok("del", "-n", ID)
+
+
+DIED = "the server has died before the device was live"
+STEPS = {
+    "at once": lambda: True,
+    "added": lambda: os.path.exists(f"/sys/class/ublk-char/ublkc{ID}"),
+    "state": lambda: (leftovers.STATE / f"{ID}.json").exists(),
+    "disk": lambda: os.path.exists(f"/sys/block/ublkb{ID}"),
+}
+
+
+def outcome_of(command):
+    """Of an add whose server has been killed: a device, or one line. What else there is must be gone with the command."""
+    out, err = command.communicate(timeout=cli.seconds(60))
+    said = f"status {command.returncode}: {out}{err}"
+    if command.returncode == 0:
+        return cli.json.loads(out), None
+    left = [what for what in (device_there(), leftovers.state_files(), leftovers.processes()) if what]
+    assert not left, f"{said}, and left {left}"
+    error = cli.json.loads(out)["error"]
+    assert command.returncode == 1 and error["errno"] == "ECHILD" and error["message"].startswith(DIED), said
+    assert err.strip() == f"ublk-bpf: {error['message']}", said
+    return None, error["message"].removeprefix(DIED)
+
+
+@pytest.mark.parametrize("more", [[], ["-r", 1]], ids=["plain", "recoverable"])
+def test_add_whose_server_is_killed_is_done_or_undone(file, more):
+    undone = set()
+    for step, reached in STEPS.items():
+        starter = start(*add_args(file, *more))
+        (server,) = wait_for("the server", lambda s=starter: daemons(s))
+        while not reached() and starter.poll() is None:
+            pass
+        time.sleep(0 if step == "added" else random.random() * 0.02)
+        signal_all([server], signal.SIGKILL)
+        device, cleared = outcome_of(starter)
+        if device:
+            assert device["dev_id"] == ID
+            cli.ok("del", "-n", ID)
+            assert settle() is None
+        else:
+            undone.add((step, cleared))
+    assert ("added", "; what there was of it is deleted") in undone, undone
+
+
+@pytest.mark.parametrize("call,cleared", [("unshare", ""), ("renameat", "; what there was of it is deleted")])
+def test_add_whose_server_dies_in_a_system_call_is_undone(file, call, cleared):
+    """Before there is a device, and with its state half written."""
+    strace = ["strace", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:signal=SIGKILL"]
+    assert outcome_of(start(*add_args(file), prefix=strace)) == (None, cleared)
+
+
+def test_add_of_several_whose_server_is_killed_leaves_none():
+    starter = start("add", "-t", "null", "--size", "1M", "-n", ID, "--count", 3)
+    (server,) = wait_for("the server", lambda: daemons(starter))
+    wait_for("the second device", lambda: (leftovers.STATE / f"{ID + 1}.json").exists())
+    signal_all([server], signal.SIGKILL)
+    assert outcome_of(starter) == (None, "; what there was of it is deleted")
 
 
 @pytest.mark.parametrize("what", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
