@@ -7,6 +7,9 @@ namespace ublk::cli {
 
 void define_quiesce(Arguments& command, Options& options) {
   command.device(options.dev_id, true);
+  command.flag("--fail-io", options.fail_io,
+               "even if the driver fails I/O that should wait: of a device "
+               "that is served in batches");
   command.footer(
       "Takes the device from its server, which finishes what it has begun and "
       "ends. I/O waits for recover (with -e it fails); a program that is "
@@ -17,8 +20,8 @@ void define_quiesce(Arguments& command, Options& options) {
 
 int run_quiesce(const Options& options) {
   return with_device(options,
-                     [](Control& control, const StateStore&, uint32_t dev_id) {
-                       return quiesce_device(control, dev_id);
+                     [&](Control& control, const StateStore&, uint32_t dev_id) {
+                       return quiesce_device(control, dev_id, options.fail_io);
                      });
 }
 

@@ -67,6 +67,7 @@ struct Options {
   bool safe = false;
   bool asynchronous = false;
   bool shrink = false;
+  bool fail_io = false;
   bool dry_run = false;
   uint32_t queue = 0;
   std::string cpus;

@@ -185,14 +185,16 @@ Result<void> remove_device(Control& control, const StateStore& states,
                                        : control.begin_remove(dev_id);
   // The server may have been told to end too, and have deleted it itself.
   if (!removed && removed.error().code() != ENODEV) return removed;
-  if (how == Removal::waits && !wait_for_server(*info, server, patience))
+  // A busy machine takes its time over it; nothing is lost meanwhile.
+  if (how == Removal::waits && !wait_for_server(*info, server, kLetGoWait))
     return fail(EBUSY,
                 "{}: is deleted, but its server, process {}, does not end",
                 device_name(dev_id), info->ublksrv_pid);
   return states.remove(dev_id, instance);
 }
 
-Result<void> check_quiesce(const ublksrv_ctrl_dev_info& info) {
+Result<void> check_quiesce(const ublksrv_ctrl_dev_info& info,
+                           bool may_fail_io) {
   const std::string name = device_name(info.dev_id);
   if (!(info.flags & UBLK_F_QUIESCE))
     return std::unexpected(
@@ -200,20 +202,23 @@ Result<void> check_quiesce(const ublksrv_ctrl_dev_info& info) {
             .hint("only a device that was added with -r, -i or -e, on a driver "
                   "that has UBLK_F_QUIESCE"));
   // ublk_batch_cancel_queue() sets ->force_abort, of linux 7.0 to 7.3 at least.
-  if (info.flags & UBLK_F_BATCH_IO)
-    return fail(EOPNOTSUPP,
-                "{}: is served in batches (-b), and ublk_drv fails the I/O of "
-                "such a device while it is quiesced",
-                name);
+  if (info.flags & UBLK_F_BATCH_IO && !may_fail_io)
+    return std::unexpected(
+        Error::plain(EOPNOTSUPP,
+                     fmt("{}: is served in batches (-b), and ublk_drv fails "
+                         "the I/O of such a device while it is quiesced",
+                         name))
+            .hint(fmt("ublk-bpf quiesce -n {} --fail-io", info.dev_id)));
   return {};
 }
 
-Result<void> quiesce_device(Control& control, uint32_t dev_id) {
+Result<void> quiesce_device(Control& control, uint32_t dev_id,
+                            bool may_fail_io) {
   auto info = TRY(started(control, dev_id));
   const ublksrv_ctrl_dev_info before = info;
   const UniqueFd server = pidfd_of(info.ublksrv_pid);
   if (info.state == UBLK_S_DEV_LIVE) {
-    TRY(check_quiesce(info));
+    TRY(check_quiesce(info, may_fail_io));
     TRY(control.quiesce(dev_id));
   }
   const auto until = steady_clock::now() + kLetGoWait;

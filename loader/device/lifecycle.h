@@ -37,9 +37,12 @@ Result<void> remove_device(Control& control, const StateStore& states,
 // I/O waits (with -e: fails) until recover. A program that is attached goes on.
 // Nothing to do for a device that has no server already. Returns when the
 // server has let go of it, and has ended if it has no other.
-Result<void> quiesce_device(Control& control, uint32_t dev_id);
+// `may_fail_io`: even if the driver fails I/O meanwhile that should wait.
+Result<void> quiesce_device(Control& control, uint32_t dev_id,
+                            bool may_fail_io = false);
 // EOPNOTSUPP: it cannot be.
-Result<void> check_quiesce(const ublksrv_ctrl_dev_info& info);
+Result<void> check_quiesce(const ublksrv_ctrl_dev_info& info,
+                           bool may_fail_io = false);
 
 // Gives the nodes of an unprivileged device to the user who has added it, as
 // udev is to do. EINVAL: it is a privileged one.

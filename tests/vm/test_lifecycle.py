@@ -102,6 +102,9 @@ def test_takeover_that_cannot_be_changes_nothing(lab):
     for command in ("takeover", "quiesce"):
         assert "-b" in refused(command, "-n", batch.id)["message"]
     assert batch.state() == "live"
+    assert "--fail-io" in refused("quiesce", "-n", batch.id)["hint"]
+    assert cli.ok("quiesce", "-n", batch.id, "--fail-io")["state"] == "quiesced"
+    assert cli.ok("recover", "-n", batch.id)["state"] == "live"
     file = lab.ext4_file(8)
     device = lab.add("loop", file, r=1)
     server = device.server_pid()
