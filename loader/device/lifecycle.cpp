@@ -27,6 +27,7 @@ using std::chrono::steady_clock;
 
 constexpr auto kLetGoWait = 30s;
 constexpr auto kRetryPeriod = 5ms;
+constexpr auto kQuiesceAgain = 100ms;
 
 // How many requests of a block device have completed: reads, writes, discards
 // and flushes of /sys/block/X/stat. Its other numbers change by themselves.
@@ -212,6 +213,15 @@ Result<void> check_quiesce(const ublksrv_ctrl_dev_info& info,
   return {};
 }
 
+Result<void> QuiesceAgain::tick() {
+  if (steady_clock::now() - last_ < kQuiesceAgain) return {};
+  last_ = steady_clock::now();
+  const auto now = TRY(control_.info(before_.dev_id));
+  if (now.state != UBLK_S_DEV_LIVE || now.ublksrv_pid != before_.ublksrv_pid)
+    return {};
+  return control_.quiesce(before_.dev_id);
+}
+
 Result<void> quiesce_device(Control& control, uint32_t dev_id,
                             bool may_fail_io) {
   auto info = TRY(started(control, dev_id));
@@ -222,11 +232,13 @@ Result<void> quiesce_device(Control& control, uint32_t dev_id,
     TRY(control.quiesce(dev_id));
   }
   const auto until = steady_clock::now() + kLetGoWait;
+  QuiesceAgain again(control, before);
   while (info.state == UBLK_S_DEV_LIVE) {
     if (steady_clock::now() > until)
       return fail(EBUSY, "{}: its server, process {}, does not let go of it",
                   device_name(dev_id), info.ublksrv_pid);
     std::this_thread::sleep_for(kRetryPeriod);
+    TRY(again.tick());
     info = TRY(started(control, dev_id));
   }
   // It has let go, and is about to end if it has no other device.

@@ -33,6 +33,24 @@ Result<void> remove_device(Control& control, const StateStore& states,
                            uint32_t dev_id, Removal how = Removal::waits,
                            std::chrono::milliseconds patience = kPatience);
 
+// While a quiesced device is still its server's. The driver tells each queue by
+// the commands that it has of it at that moment. A queue that has a request on
+// every tag, or that is giving one back just then, and so has a command there
+// that nobody has cancelled, has to be told again.
+class QuiesceAgain {
+ public:
+  QuiesceAgain(Control& control, const ublksrv_ctrl_dev_info& before)
+      : control_(control), before_(before) {}
+  // Quiesces it once more if the last time is a while ago.
+  Result<void> tick();
+
+ private:
+  Control& control_;
+  ublksrv_ctrl_dev_info before_;
+  std::chrono::steady_clock::time_point last_ =
+      std::chrono::steady_clock::now();
+};
+
 // Takes a device from its server, which finishes what it has in hand and ends;
 // I/O waits (with -e: fails) until recover. A program that is attached goes on.
 // Nothing to do for a device that has no server already. Returns when the

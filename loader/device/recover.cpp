@@ -51,8 +51,11 @@ Result<void> begin_recovery(Control& control, uint32_t dev_id) {
 
 // While it is quiesced the old server's process may live on, with other
 // devices.
-Result<void> begin_takeover(Control& control, uint32_t dev_id) {
+Result<void> begin_takeover(Control& control,
+                            const ublksrv_ctrl_dev_info& before) {
+  const uint32_t dev_id = before.dev_id;
   TRY(control.quiesce(dev_id));
+  QuiesceAgain again(control, before);
   const auto until = steady_clock::now() + kRecoveryWait;
   for (;;) {
     auto begun = control.start_recovery(dev_id);
@@ -61,6 +64,7 @@ Result<void> begin_takeover(Control& control, uint32_t dev_id) {
       return std::unexpected(
           std::move(begun).error().hint(fmt("ublk-bpf recover -n {}", dev_id)));
     std::this_thread::sleep_for(kRetryPeriod);
+    TRY(again.tick());
   }
 }
 
@@ -114,7 +118,7 @@ Result<void> serve_recovered(uint32_t dev_id, Succession how,
   TRY(check_size(place.control, dev_id, target));
   UniqueFd held = TRY(place.states.hold(StateStore::Hold::shared));
   settle(hooks);
-  TRY(live ? begin_takeover(place.control, dev_id)
+  TRY(live ? begin_takeover(place.control, before)
            : begin_recovery(place.control, dev_id));
   const auto info = TRY(place.control.info(dev_id));
   auto server =

@@ -71,6 +71,22 @@ def test_server_is_taken_over_under_io(lab, path):
     assert_same(device.path, disk, 16 * MIB)
 
 
+@pytest.mark.parametrize("command", ["takeover", "quiesce"])
+def test_queue_without_an_idle_tag_lets_go(lab, command):
+    """The driver's word reaches a queue by its idle tags: one that has none must be told again."""
+    delay = f"delay={int(cli.seconds(1000))}ms"
+    device = lab.add("fault", lab.null_blk(8).path, over="loop", fault=[delay], r=1, d=1)
+    server = device.server_pid()
+    reader = subprocess.Popen(["dd", f"if={device.path}", "of=/dev/null", "bs=4k", "count=1", "iflag=direct"],
+                              stderr=subprocess.PIPE, text=True)
+    wait_for("the request", lambda: sysfs(device.path, "inflight").split() == ["1", "0"])
+    assert cli.ok(command, "-n", device.id)["state"] == ("live" if command == "takeover" else "quiesced")
+    if command == "quiesce":
+        assert not Path(f"/proc/{server}").exists()
+        cli.ok("recover", "-n", device.id)  # for what else it reads
+    assert reader.wait(cli.seconds(30)) == 0, reader.stderr.read()
+
+
 def test_program_serves_through_a_takeover(lab):
     device, disk = lab.loop_device(16, r=1)
     device.attach("mixed")
