@@ -14,6 +14,8 @@
 #   make test-debug      attach, kill, verify and memory tests on a kernel with KASAN, lockdep, PROVE_RCU, UBSAN
 #   make test-kill       200 times kill -9 of the server under writes, over all recovery modes and data paths
 #   make selftests       the kernel's own selftests of ublk with our command in kublk's place: what passes with kublk must pass
+#                         (make test runs the quick ones)
+#        T="EXPRESSION"    ... those whose names match, as in T="recover or stress"
 #   make selftests-reference  ... with kublk itself, to compare with
 #   make test-asan       the unit tests, and the server in a virtual machine, with the address and undefined sanitizers
 #   make test-tsan       the same with the thread sanitizer
@@ -79,12 +81,12 @@ test-asan test-tsan:
 selftests:
 	@scripts/prepare guest stock source
 	@scripts/build
-	@UBLK_BPF_SELFTESTS_RUN=1 scripts/vm-test module test_selftests.py
+	@UBLK_BPF_SELFTESTS_RUN=1 UBLK_BPF_VM_TIMEOUT=3600 scripts/vm-test module test_selftests.py $(if $(T),-k "$(T)")
 
 selftests-reference:
 	@scripts/prepare guest stock source
 	@scripts/build
-	@UBLK_BPF_SELFTESTS_REFERENCE=1 scripts/vm-test module test_selftests.py
+	@UBLK_BPF_SELFTESTS_REFERENCE=1 UBLK_BPF_VM_TIMEOUT=3600 scripts/vm-test module test_selftests.py $(if $(T),-k "$(T)")
 	@cp build/vm-test/module/selftests/reference.json tests/selftests/
 	@git diff --stat -- tests/selftests
 
