@@ -1,15 +1,21 @@
 # SPDX-License-Identifier: MIT
 """
-Writes docs/performance.md of committed results, on stdout:
+Writes docs/performance.md of committed results, on stdout, and with --svg the plots that it shows:
 
-    scripts/in-root python3 bench/perfdoc.py bench/results/*.json >docs/performance.md
+    scripts/in-root python3 bench/perfdoc.py --svg docs/performance bench/results/*.json >docs/performance.md
+
+Results of `ublk-bpf bench` come first, and need matplotlib.
 """
 
+import argparse
 import json
 import sys
 from pathlib import Path
 
+import claims
 import report
+import tables
+from result import Unusable, load
 
 HEAD = """<!-- SPDX-License-Identifier: MIT -->
 <!-- Made by bench/perfdoc.py from bench/results; do not edit. -->
@@ -60,8 +66,57 @@ def parts_of_cost(result):
     return rows
 
 
-def section(path):
-    result = json.loads(Path(path).read_text())
+def escaped(rows):
+    """Rows whose text comes from a result, for a table of markdown."""
+    return [[v.replace("|", "\\|") for v in row] for row in rows]
+
+
+def claims_part(result):
+    """What others have published, beside this."""
+    found = claims.measured(result)
+    out = ["### What was claimed, measured again", report.markdown(escaped(claims.rows(found)), right="")]
+    why = [f"- **{c['name']}**: {' '.join(c['why'])}" for c in found if c["why"]]
+    return out + (["Why ours differs:", "\n".join(why)] if why else [])
+
+
+def set_section(path, svg_dir):
+    """A result of `ublk-bpf bench`: plots, who pays, cost, claims, limits. The plots are written if there is a directory for them."""
+    import plots  # pylint: disable=import-outside-toplevel  # most results need none
+    result = load(path)
+    data, stem = result.data, Path(path).stem
+    drawn = plots.all_plots(result)
+    if svg_dir:
+        Path(svg_dir).mkdir(parents=True, exist_ok=True)
+        for name, _, svg in drawn:
+            (Path(svg_dir) / f"{stem}-{name}.svg").write_text(plots.standalone(svg), encoding="utf-8")
+    host = data.get("host") or {}
+    machine = ", ".join(v for v in (host.get("qemu"), f"host {host['cpu']}" if host.get("cpu") else None) if v)
+    out = [f"## Linux {data['kernel']}, {data.get('face')}: the {data['set']} set of `ublk-bpf bench`",
+           f"{result.rounds} rounds, medians, {result.unit_name} per I/O; =: differs less than the spread. Commit {host.get('commit')}, "
+           f"{str(host.get('when'))[:10]}, {machine}; `{Path(path).name}`."]
+    looked = tables.looked_note(result)
+    out += [looked] if looked else []
+    for backing, what in result.backings.items():
+        out.append(f"### {backing}: {what}")
+        out += [f"![{caption}](performance/{stem}-{name}.svg)" for name, caption, _ in drawn if name.startswith(plots.slugs(result)[backing] + "-")]
+        for job in tables.close_jobs(result, backing):
+            for title, rows in (("Who pays", tables.payers_rows(result, backing, job)), ("Other figures", tables.other_rows(result, backing, job))):
+                out += [f"{title}, {job.name}:", report.markdown(escaped(rows))] if rows else []
+        ratios = "; p/ is the program's cost over this path's" if tables.program_of(result, backing) else ""
+        for title, rows in tables.cost_tables(result, backing):
+            out += [f"Cost, {title}{ratios}:", report.markdown(escaped(rows))]
+    out += claims_part(result)
+    for title, rows in (("Paths", tables.path_rows(result)), ("Absent", tables.absent_rows(result))):
+        out += [f"### {title}", report.markdown(escaped(rows), right="")] if rows else []
+    out += [f"Note: {note}" for note in data.get("notes") or []]
+    checks = tables.check_rows(result)
+    return "\n\n".join(out + (["### Limits", report.markdown(escaped(checks))] if checks else []))
+
+
+def section(path, svg_dir=None):
+    result = json.loads(Path(path).read_text(encoding="utf-8"))
+    if result.get("set"):
+        return set_section(path, svg_dir)
     host = result["host"]
     out = [
         f"## Linux {result['kernel']}, {result['face']}" + ("" if "null_blk" in result["backings"] else ": ours and kublk"),
@@ -79,5 +134,24 @@ def section(path):
     return "\n\n".join(out)
 
 
+def document(paths, svg_dir=None):
+    """All of docs/performance.md."""
+    ordered = sorted(paths, key=lambda p: not json.loads(Path(p).read_text(encoding="utf-8")).get("set"))
+    return "\n".join([HEAD] + [section(p, svg_dir) + "\n" for p in ordered]).rstrip()
+
+
+def main(argv=None):
+    p = argparse.ArgumentParser(prog="perfdoc", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("results", metavar="RESULT.json", nargs="+")
+    p.add_argument("--svg", metavar="DIR", help="where the plots are written; docs/performance for the document")
+    args = p.parse_args(argv)
+    try:
+        print(document(args.results, args.svg))
+    except Unusable as e:
+        print(f"perfdoc: {e}", file=sys.stderr)
+        return 2
+    return 0
+
+
 if __name__ == "__main__":
-    print("\n".join([HEAD] + [section(p) + "\n" for p in sys.argv[1:]]).rstrip())
+    sys.exit(main())

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""A result as text: the tables that bench/run prints and docs/performance.md has."""
+"""A result as text: the tables that bench/run, `ublk-bpf bench` and docs/performance.md have."""
+
+import claims
+import tables
+from result import Result
 
 COUNTED = (
     "Counted: all instructions that the one-processor machine executed per I/O, kernel and user space, the generator's own\n"
@@ -57,9 +61,10 @@ def align(rows, right_from=1):
     return "\n".join(lines)
 
 
-def markdown(rows):
+def markdown(rows, right="---:|"):
+    """A table; right="" for one of text."""
     head, *body = ("| " + " | ".join(row) + " |" for row in rows)
-    return "\n".join([head, "|---|" + "---:|" * (len(rows[0]) - 1), *body])
+    return "\n".join([head, "|---|" + (right or "---|") * (len(rows[0]) - 1), *body])
 
 
 def small(result):
@@ -74,8 +79,46 @@ def small(result):
     return f"Counted on Linux {result['kernel']} ({result['face']}), null_blk completing inline:\n{align(rows)}"
 
 
+def counted_note(result):
+    """How the figures came about, of a set of `ublk-bpf bench`."""
+    if result.counted:
+        return COUNTED.replace(" (last row)", "")
+    return ("Measured: the CPU time of all processes and of the kernel per I/O, on this host. Its frequency, its caches and what else it runs are in\n"
+            "the figures; compare only what was measured in the same rounds.")
+
+
+def bench(data):
+    """All of a result of `ublk-bpf bench`: cost, who pays, the other figures, claims, limits."""
+    result = Result(data)
+    out = [f"Linux {data.get('kernel', '?')}, {data.get('face') or 'no program possible'}, set {data.get('set', '?')}, {result.rounds} rounds",
+           counted_note(result)]
+    if data.get("interrupted"):
+        out.append("INTERRUPTED: this is what there was until then")
+    legend = "; p/: the program's cost over this path's; =: they differ less than the spread"
+    for backing, what in result.backings.items():
+        ratios = legend if tables.program_of(result, backing) else ""
+        out += ["", f"== {backing}" + (f" ({what})" if what else ""), f"{result.unit_name} per I/O, medians{ratios}"]
+        for title, rows in tables.cost_tables(result, backing):
+            out += ["", title, align(rows)]
+        for job in tables.close_jobs(result, backing):
+            for title, rows in (("who pays", tables.payers_rows(result, backing, job)), ("other figures", tables.other_rows(result, backing, job))):
+                out += ["", f"{title}, {job.name}", align(rows)] if rows else []
+    looked = tables.looked_note(result)
+    out += ["", looked] if looked else []
+    out += [""] + [f"absent: {a['path']}: {a['why']}" for a in data.get("absent") or []]
+    out += [f"data not checked, {backing}: {'; '.join(names)}" for backing, names in tables.unchecked(result).items()]
+    out += ["", "Published claims", "", claims.text(result)]
+    checks = tables.check_rows(result)
+    if checks:
+        broken = sum(not c["ok"] for c in data["checks"])
+        out += ["", align(checks, right_from=2), "", f"{len(checks) - 1} limits, {broken} broken"]
+    return "\n".join(out)
+
+
 def text(result):
     """All of a result."""
+    if result.get("set"):
+        return bench(result)
     s = result["settings"]
     out = [
         f"Linux {result['kernel']}, {result['face']}, program {result['program']['name']}, {s['rounds']} rounds",

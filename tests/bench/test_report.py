@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: MIT
+"""bench/report.py and perfdoc.py: results as text and as docs/performance.md, old ones as they were."""
+
+import copy
+import json
+import re
+import tempfile
+import unittest
+from pathlib import Path
+
+import synthetic  # first: it says where bench is
+
+import perfdoc
+import report
+import tables
+from result import Job, Result
+
+REPO = synthetic.BENCH.parent
+DOCS = REPO / "docs"
+
+
+class Text(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.data = synthetic.result()
+        cls.text = report.text(cls.data)
+
+    def row(self, path, text=None, after=""):
+        """Words of the first line that is of a path, after some text."""
+        text = text or self.text
+        line = next(line for line in text[text.index(after):].splitlines() if line.startswith(f"{path}  "))
+        return line[len(path):].split()
+
+    def test_every_path_and_job_is_in_a_table(self):
+        result = Result(self.data)
+        for backing in result.backings:
+            self.assertIn(f"== {backing}", self.text)
+            for path in result.paths(backing):
+                self.assertRegex(self.text, rf"(?m)^{re.escape(path)}  +[\d.]+")
+            for job in result.jobs(backing):
+                self.assertIn(job.name, self.text)
+
+    def test_a_job_is_in_one_family_only(self):
+        result = Result(self.data)
+        jobs = [j for _, group in tables.families(result.jobs("null_blk")) for j in group]
+        self.assertEqual(sorted(jobs), sorted(result.jobs("null_blk")))
+
+    def test_the_programs_ratio_is_of_its_cost_over_the_paths(self):
+        data = copy.deepcopy(self.data)
+        for cell in data["cells"]:
+            cell["cost_per_io"] = {"program": 5000.0, "kernel loop": 20000.0, "raw": 5005.0}.get(cell["path"], 7000.0)
+        text = report.text(data)
+        self.assertEqual(self.row("kernel loop", text, "by block size")[:2], ["20.0k", "0.25"])
+        self.assertEqual(self.row("raw", text, "by block size")[1], "=", "0.1 % with a spread of 0.2 %")
+
+    def test_who_pays_adds_up(self):
+        result = Result(self.data)
+        payers = result.figure("null_blk", "server", Job("read", 4096, 1), "payers")
+        self.assertAlmostEqual(sum(payers.values()), result.cost("null_blk", "server", Job("read", 4096, 1)), delta=1)
+        words = self.row("server", after="who pays, read 4k QD1")
+        self.assertEqual(words[-2:], [tables.figure(sum(payers.values())), "50%"])
+
+    def test_what_looking_costs_is_said(self):
+        data = copy.deepcopy(self.data)
+        for n, cell in enumerate(data["cells"]):
+            cell["traced_cost_per_io"] = cell["cost_per_io"] * (1.5 if n == 0 else 1.25 if n % 2 else 1.3)
+        self.assertRegex(report.text(data), r"1\.[23][05] times as much \(median; 1\.25 to 1\.50\)")
+        for cell in data["cells"]:
+            cell["payers"] = None
+        self.assertNotIn("Who pays was looked at", report.text(data))
+
+    def test_what_is_absent_is_listed(self):
+        self.assertIn("absent: io_uring BPF loop: nobody keeps one", self.text)
+
+    def test_limits_are_counted(self):
+        self.assertTrue(self.text.endswith("1 limits, 0 broken"))
+        data = copy.deepcopy(self.data)
+        data["checks"][0]["ok"] = False
+        self.assertTrue(report.text(data).endswith("1 limits, 1 broken"))
+        self.assertIn("BROKEN", report.text(data))
+
+    def test_interruption_and_unchecked_data_are_said(self):
+        self.assertNotIn("INTERRUPTED", self.text)
+        data = {**self.data, "interrupted": True, "paths": [{"name": n, "backing": b, "what": "", "checked": c} for n, b, c in
+                                                             (("program", "null_blk", False), ("server", "null_blk", True), ("x", "null target", False))]}
+        self.assertIn("INTERRUPTED", report.text(data))
+        self.assertIn("\ndata not checked, null_blk: program\n", report.text(data))
+        self.assertNotIn("data not checked", self.text)
+
+    def test_missing_cells_and_figures_leave_gaps(self):
+        data = copy.deepcopy(self.data)
+        data["cells"] = [c for c in data["cells"] if not (c["path"] == "kernel loop" and c["bs"] == 512)][::2]
+        for cell in data["cells"][::3]:
+            cell["payers"] = cell["latency_ns"] = cell["syscalls_per_io"] = None
+        report.text(data)
+        report.text({**data, "cells": []})
+        self.assertNotIn("program / ", report.text({**data, "cells": [c for c in data["cells"] if c["path"] == "raw"], "checks": []}))
+
+    def test_figures_have_three_digits(self):
+        for value, text in ((0, "0"), (0.25, "0.25"), (88.4, "88"), (999.7, "1.00k"), (7240, "7.24k"), (11700, "11.7k"), (346000, "346k"), (1210000, "1.21M")):
+            self.assertEqual(tables.figure(value), text)
+
+
+class Document(unittest.TestCase):
+    def test_performance_md_is_what_the_committed_results_give(self):
+        with tempfile.TemporaryDirectory() as drawn:
+            made = perfdoc.document(sorted((synthetic.BENCH / "results").glob("*.json")), drawn)
+            self.assertTrue(made + "\n" == (DOCS / "performance.md").read_text(),
+                            "docs/performance.md: scripts/in-root python3 bench/perfdoc.py --svg docs/performance bench/results/*.json >docs/performance.md")
+            shown = set(re.findall(r"\]\(performance/([^)]+)\)", made))
+            self.assertEqual(shown, {p.name for p in Path(drawn).iterdir()})
+            committed = DOCS / "performance"
+            self.assertEqual(shown, {p.name for p in committed.iterdir()} if committed.exists() else set())
+
+    def test_a_set_comes_first_with_plots_payers_and_claims(self):
+        data = synthetic.result()
+        data["cells"] = [c for c in data["cells"] if c["path"] in ("raw", "kernel loop", "program", "server")]
+        data["absent"] = [{"path": "a|b", "why": "a pipe"}]
+        with tempfile.TemporaryDirectory() as d:
+            source, drawn = Path(d, "quick-test.json"), Path(d, "svg")
+            source.write_text(json.dumps(data))
+            old = synthetic.BENCH / "results" / "module-7.2.12.json"
+            made = perfdoc.document([old, source], drawn)
+            self.assertEqual(made, perfdoc.document([old, source]), "the same without writing plots")
+            self.assertLess(made.index("quick set"), made.index("module-7.2.12.json"))
+            self.assertEqual({p.name for p in drawn.iterdir()}, set(re.findall(r"\]\(performance/([^)]+)\)", made)))
+            self.assertIn("quick-test-null-blk-block-size.svg", made)
+            self.assertIn("Who pays, read 4k QD1", made)
+            self.assertIn("12.5 % -> 1 %", made)
+            self.assertIn("a\\|b", made)
+
+    def test_old_results_are_rendered(self):
+        for file in sorted((synthetic.BENCH / "results").glob("*.json")):
+            data = json.loads(file.read_text())
+            if not data.get("set"):
+                with self.subTest(file.name):
+                    text = report.text(data)
+                    self.assertIn(f"{len(data['checks'])} limits, 0 broken", text)
+                    self.assertTrue(all(c["path"] in text for c in data["cells"]))
+
+
+if __name__ == "__main__":
+    unittest.main()
