@@ -8,6 +8,7 @@ import struct
 HEAD = struct.Struct("=3I I I I i I I I Q 128s 129s 7s")
 TARGET = struct.Struct("=Q Q i I 16s")
 CREATE, SUSPEND, LOAD = (0xC0000000 | HEAD.size << 16 | 0xFD << 8 | n for n in (3, 6, 9))
+REMOVE = 0xC0000000 | HEAD.size << 16 | 0xFD << 8 | 4
 
 
 def _ioctl(fd, command, name, targets=()):
@@ -32,3 +33,11 @@ def create(name, targets):
     finally:
         os.close(fd)
     return dev
+
+
+def remove(name):
+    fd = os.open("/dev/mapper/control", os.O_RDWR)
+    try:
+        _ioctl(fd, REMOVE, name)
+    finally:
+        os.close(fd)

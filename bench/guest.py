@@ -103,8 +103,7 @@ def attach_times(path):
         return found
 
     idle = times(fresh=True)
-    argv = [measure.LOAD, device.node, job.rw, str(job.bs), str(job.qd), str(job.count), str(measure.SPAN_BYTES)]
-    with subprocess.Popen(argv, stdout=subprocess.DEVNULL) as load:
+    with subprocess.Popen(measure.load_argv([device.node], job), stdout=subprocess.DEVNULL) as load:
         time.sleep(0.2)
         try:
             busy, replace = times(fresh=True), times("--replace", fresh=False)

@@ -11,18 +11,47 @@ import dm
 
 CONFIGFS = Path("/sys/kernel/config")
 UBLK_BPF = os.environ.get("UBLK_BPF", "ublk-bpf")
-KUBLK = os.environ.get("KUBLK", "kublk")
+KUBLK = os.environ.get("KUBLK", "/nonexistent/kublk")
 MIB = 1 << 20
+HERE = Path(__file__).resolve().parent
+
+
+def built(name):
+    """A program of bench/build: beside this file where it was installed, or where it was built."""
+    return next((str(p) for p in (HERE / name, HERE.parent / "build/bench" / name) if p.exists()), str(HERE / name))
 
 
 class Failed(Exception):
     """Something that must work for there to be a result did not; the text says what."""
 
 
+class Interrupted(Exception):
+    """SIGINT or SIGTERM came: whatever is made is to be taken away."""
+
+
+class Interruption:
+    """
+    Takes note of SIGINT and SIGTERM, for places where it can be acted upon. What is started has a session of its own, so that a
+    terminal's ^C does not reach it: an add that ends in the middle would leave what nobody knows of.
+    """
+
+    noted = False
+
+    @classmethod
+    def note(cls, *unused):
+        cls.noted = True
+
+    @classmethod
+    def act(cls):
+        if cls.noted:
+            raise Interrupted()
+
+
 def sh(*argv):
     """Runs a command that must succeed and returns its output."""
     argv = [str(a) for a in argv]
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+                          start_new_session=True)
     if done.returncode:
         raise Failed(f"{' '.join(argv)}: status {done.returncode}: {(done.stderr or done.stdout).strip()}")
     return done.stdout.strip()
@@ -34,12 +63,16 @@ def ublk(*args):
     return json.loads(out) if out else None
 
 
-def wait_for(path, seconds=10):
+def wait_until(true, what, seconds=10):
     deadline = time.monotonic() + seconds
-    while not os.path.exists(path):
+    while not true():
         if time.monotonic() > deadline:
-            raise Failed(f"{path} did not appear within {seconds} s")
+            raise Failed(f"waited {seconds} s in vain for {what}")
         time.sleep(0.01)
+
+
+def wait_for(path, seconds=10):
+    wait_until(lambda: os.path.exists(path), f"{path} to appear", seconds)
     return path
 
 
@@ -69,6 +102,12 @@ def null_blk(name, size_mib, memory_backed):
         if os.path.exists(node):
             return node
     return wait_for(f"/dev/{name}")
+
+
+def null_blk_gone(name):
+    d = CONFIGFS / "nullb" / name
+    (d / "power").write_text("0")
+    d.rmdir()
 
 
 class FileDisk:
@@ -119,11 +158,11 @@ class FileDisk:
         raise Failed(f"{name}: ext4 does not put a file behind the first {self.FRONT_MIB} MiB")
 
 
-def kernel_loop(file):
+def kernel_loop(file, *options):
     """A loop device with direct I/O, one hardware queue as every loop device has."""
     if not os.path.exists("/dev/loop-control"):
         sh("modprobe", "loop")
-    node = sh("losetup", "--find", "--show", "--direct-io=on", file)
+    node = sh("losetup", "--find", "--show", "--direct-io=on", *options, file)
     dio = Path("/sys/block", Path(node).name, "loop/dio").read_text().strip()
     if dio != "1":
         raise Failed(f"{node}: does no direct I/O on {file}")
@@ -138,13 +177,21 @@ def no_scheduler(node):
 class Ublk:
     """A ublk device of ours over a file or block device, or with none of the null target."""
 
-    def __init__(self, file, *options, data_path="copy"):
+    def __init__(self, file, *options, data_path="copy", queues=1):
         have_module("ublk_drv")
         target = ["-t", "loop", "-f", file] if file else ["-t", "null"]
-        info = ublk("add", *target, "-q", 1, "-d", 128, "--data-path", data_path, *options)
+        info = ublk("add", *target, "-q", queues, "-d", 128, "--data-path", data_path, *options)
         self.id = info["dev_id"]
         self.node = wait_for(info["block"])
         no_scheduler(self.node)
+
+    @classmethod
+    def there(cls, dev_id):
+        """One that somebody else has made, and that stays."""
+        self = cls.__new__(cls)
+        self.id = dev_id
+        self.node = self.info()["block"]
+        return self
 
     def attach(self, *args):
         return ublk("attach", "--dev", self.id, *args)
@@ -156,7 +203,8 @@ class Ublk:
         return ublk("list", "-n", self.id)["devices"][0]
 
     def wakeups(self):
-        return self.info()["server"]["wakeups"]
+        server = self.info()["server"]
+        return server["wakeups"] if server else 0
 
     def delete(self):
         ublk("del", "-n", self.id)
@@ -167,11 +215,20 @@ class Kublk:
 
     FLAGS = {"copy": [], "zero-copy": ["-z"], "auto-zero-copy": ["--auto_zc"]}
 
-    def __init__(self, file, data_path="copy"):
+    def __init__(self, file, data_path="copy", queues=1):
         have_module("ublk_drv")
         target = ["-t", "loop", file] if file else ["-t", "null"]
-        line = sh(KUBLK, "add", *target[:2], "-q", 1, "-d", 128, *self.FLAGS[data_path], *target[2:])
+        line = sh(KUBLK, "add", *target[:2], "-q", queues, "-d", 128, *self.FLAGS[data_path], *target[2:])
         if not line.startswith("dev id "):
             raise Failed(f"kublk add says {line!r}")
-        self.node = wait_for(f"/dev/ublkb{line.split()[2].rstrip(':')}")
+        self.id = int(line.split()[2].rstrip(":"))
+        self.node = wait_for(f"/dev/ublkb{self.id}")
         no_scheduler(self.node)
+
+    def pid(self):
+        """Of its server, as ours lists other tools' devices too; kublk says its parent's."""
+        server = ublk("list", "-n", self.id)["devices"][0]["server"]
+        return server["pid"] if server else None
+
+    def delete(self):
+        sh(KUBLK, "del", "-n", self.id)

@@ -1,37 +1,59 @@
 // SPDX-License-Identifier: MIT
 //
-// load DEVICE read|write BYTES QD COUNT SPAN_BYTES [split]
+// load [OPTION]... DEVICE...: direct I/O on the devices through io_uring, QD in flight on each, and nothing else: a generator whose own
+// part of an I/O is so small that ratios between devices show (fio's t/io_uring is of this kind, and in no package).
 //
-// Direct I/O at random places of the first SPAN_BYTES through io_uring, QD in flight, and nothing else: a generator whose own part of
-// an I/O is so small that ratios between devices show. Says on stdout, as one JSON object, what COUNT I/Os took; an eighth of them goes
-// before as a warm-up and is not counted. In a machine whose time is the number of instructions executed, ns are instructions.
+//   --rw read|write|mixed   what; mixed: 7 of 10 read (read)
+//   --bs BYTES, --qd N      of each I/O; I/Os in flight on each device (4096, 1)
+//   --ios N                 how many are counted, on all devices together (1000); an eighth goes before as a warm-up
+//   --span BYTES            of each device from its beginning on (16 MiB)
+//   --sequential            one after the other instead of at random
+//   --steady                as many I/Os as are in flight go before and follow after those that are counted: for few I/Os and great depths
+//   --small-pages           no huge pages behind the buffers: whether there are any depends on where they come to lie
+//   --split                 read the clock around each io_uring_enter() too
 //
-// With split, the clock is read around each io_uring_enter() too: kernel_ns is what was spent in there, less what reading the clock
-// takes. The difference to ns is the generator's own part. The clock makes ns itself larger, so split runs are only for that.
+// Says on stdout, as one JSON object, what they took. In a machine whose time is the number of instructions executed, ns are
+// instructions. What is counted begins with its first getrusage() and ends with its second, for those that look from outside.
+//
+// With --split, kernel_ns is what was spent in io_uring_enter(), less what reading the clock takes. The difference to ns is the
+// generator's own part. The clock makes ns itself larger, so split runs are only for that.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <getopt.h>
 #include <inttypes.h>
 #include <liburing.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
-struct job {
+#define READS_OF_10 7
+
+enum rw { READ, WRITE, MIXED };
+
+struct device {
 	int fd;
-	bool write, split;
+	unsigned in_flight;
+	uint64_t next; // sequential
+};
+
+struct job {
+	struct device *devices;
+	unsigned nr_devices;
+	enum rw rw;
+	bool sequential, split, steady, small_pages;
 	unsigned bytes, qd;
-	long count, warm_up;
+	long count, warm_up, follow;
 	uint64_t span, random;
 	char *buffers;
 	struct io_uring ring;
 	// what was seen
 	long submitted, done, errors, enters;
-	unsigned in_flight;
 	int64_t kernel_ns, clock_ns;
 };
 
@@ -57,25 +79,44 @@ static int64_t clock_cost_ns(void)
 	return least;
 }
 
-static uint64_t next_offset(struct job *j)
+static uint64_t next_random(struct job *j)
 {
 	j->random = j->random * UINT64_C(6364136223846793005) + 1;
-	return (j->random >> 20) % (j->span / j->bytes) * j->bytes;
+	return j->random >> 20;
+}
+
+static uint64_t next_offset(struct job *j, struct device *d)
+{
+	const uint64_t places = j->span / j->bytes;
+
+	return (j->sequential ? d->next++ : next_random(j)) % places * j->bytes;
+}
+
+static bool next_is_write(struct job *j)
+{
+	return j->rw == WRITE || (j->rw == MIXED && next_random(j) % 10 >= READS_OF_10);
+}
+
+static void fill_device(struct job *j, struct device *d, long total)
+{
+	while (d->in_flight < j->qd && j->submitted < total) {
+		struct io_uring_sqe *sqe = io_uring_get_sqe(&j->ring);
+		char *buffer = j->buffers + (size_t)j->bytes * (j->submitted % j->qd);
+
+		if (next_is_write(j))
+			io_uring_prep_write(sqe, d->fd, buffer, j->bytes, next_offset(j, d));
+		else
+			io_uring_prep_read(sqe, d->fd, buffer, j->bytes, next_offset(j, d));
+		io_uring_sqe_set_data(sqe, d);
+		j->submitted++;
+		d->in_flight++;
+	}
 }
 
 static void fill(struct job *j, long total)
 {
-	while (j->in_flight < j->qd && j->submitted < total) {
-		struct io_uring_sqe *sqe = io_uring_get_sqe(&j->ring);
-		char *buffer = j->buffers + (size_t)j->bytes * (j->submitted % j->qd);
-
-		if (j->write)
-			io_uring_prep_write(sqe, j->fd, buffer, j->bytes, next_offset(j));
-		else
-			io_uring_prep_read(sqe, j->fd, buffer, j->bytes, next_offset(j));
-		j->submitted++;
-		j->in_flight++;
-	}
+	for (unsigned i = 0; i < j->nr_devices; i++)
+		fill_device(j, &j->devices[i], total);
 }
 
 static int enter(struct job *j)
@@ -100,82 +141,167 @@ static void reap(struct job *j)
 	io_uring_for_each_cqe(&j->ring, head, cqe) {
 		if (cqe->res != (int)j->bytes && !j->errors++)
 			fprintf(stderr, "load: I/O of %u bytes returned %d\n", j->bytes, cqe->res);
+		((struct device *)io_uring_cqe_get_data(cqe))->in_flight--;
 		n++;
 	}
 	io_uring_cq_advance(&j->ring, n);
-	j->in_flight -= n;
 	j->done += n;
+}
+
+// Submits and reaps once.
+static int step(struct job *j, long total)
+{
+	int ret;
+
+	fill(j, total);
+	ret = enter(j);
+	if (ret < 0 && ret != -EINTR) {
+		fprintf(stderr, "load: io_uring_enter: %s\n", strerror(-ret));
+		return 1;
+	}
+	reap(j);
+	return 0;
+}
+
+// How far it has come.
+struct mark {
+	int64_t ns, kernel_ns;
+	long done, enters, switches;
+};
+
+static struct mark mark(const struct job *j, bool at_the_end)
+{
+	struct mark m = { .kernel_ns = j->kernel_ns, .done = j->done, .enters = j->enters };
+	struct rusage u;
+
+	// Those that look from outside see the call, so that it is just outside what is counted.
+	if (at_the_end)
+		m.ns = now_ns();
+	getrusage(RUSAGE_SELF, &u);
+	m.switches = u.ru_nvcsw + u.ru_nivcsw;
+	if (!at_the_end)
+		m.ns = now_ns();
+	return m;
 }
 
 static int run(struct job *j)
 {
-	const long total = j->warm_up + j->count;
-	int64_t begin = 0, begin_kernel = 0;
-	long begin_done = 0, begin_enters = 0;
-	struct rusage u0 = {}, u1;
+	const long counted = j->warm_up + j->count, total = counted + j->follow;
+	struct mark begin, end;
 
-	while (j->done < total) {
-		int ret;
-
-		fill(j, total);
-		ret = enter(j);
-		if (ret < 0 && ret != -EINTR) {
-			fprintf(stderr, "load: io_uring_enter: %s\n", strerror(-ret));
+	while (j->done < j->warm_up)
+		if (step(j, total))
 			return 1;
-		}
-		reap(j);
-		if (!begin && j->done >= j->warm_up) {
-			begin_done = j->done;
-			begin_enters = j->enters;
-			begin_kernel = j->kernel_ns;
-			getrusage(RUSAGE_SELF, &u0);
-			begin = now_ns();
-		}
-	}
-	const int64_t end = now_ns();
-
-	getrusage(RUSAGE_SELF, &u1);
+	begin = mark(j, false);
+	while (j->done < counted)
+		if (step(j, total))
+			return 1;
+	end = mark(j, true);
+	while (j->done < total)
+		if (step(j, total))
+			return 1;
 	printf("{\"ios\": %ld, \"ns\": %" PRId64 ", \"enters\": %ld, \"switches\": %ld, \"errors\": %ld, \"kernel_ns\": ",
-	       j->done - begin_done, end - begin, j->enters - begin_enters,
-	       u1.ru_nvcsw - u0.ru_nvcsw + u1.ru_nivcsw - u0.ru_nivcsw, j->errors);
+	       end.done - begin.done, end.ns - begin.ns, end.enters - begin.enters, end.switches - begin.switches, j->errors);
 	if (j->split)
-		printf("%" PRId64 "}\n", j->kernel_ns - begin_kernel);
+		printf("%" PRId64 "}\n", end.kernel_ns - begin.kernel_ns);
 	else
 		printf("null}\n");
 	return j->errors != 0;
 }
 
-int main(int argc, char **argv)
-{
-	struct job j = { .random = 12345 };
-	int ret;
+static const struct option options[] = {
+	{ "rw", required_argument, NULL, 'w' },
+	{ "bs", required_argument, NULL, 'b' },
+	{ "qd", required_argument, NULL, 'q' },
+	{ "ios", required_argument, NULL, 'i' },
+	{ "span", required_argument, NULL, 's' },
+	{ "sequential", no_argument, NULL, 'l' },
+	{ "steady", no_argument, NULL, 't' },
+	{ "small-pages", no_argument, NULL, 'm' },
+	{ "split", no_argument, NULL, 'p' },
+	{ },
+};
 
-	if (argc < 7 || argc > 8 || (strcmp(argv[2], "read") && strcmp(argv[2], "write"))) {
-		fprintf(stderr, "use: load DEVICE read|write BYTES QD COUNT SPAN_BYTES [split]\n");
-		return 2;
+static bool take_rw(struct job *j, const char *text)
+{
+	static const char *const names[] = { "read", "write", "mixed" };
+
+	for (int i = READ; i <= MIXED; i++) {
+		if (!strcmp(text, names[i])) {
+			j->rw = i;
+			return true;
+		}
 	}
-	j.write = !strcmp(argv[2], "write");
-	j.bytes = strtoul(argv[3], NULL, 10);
-	j.qd = strtoul(argv[4], NULL, 10);
-	j.count = strtol(argv[5], NULL, 10);
-	j.span = strtoull(argv[6], NULL, 10);
-	j.split = argc == 8;
-	j.warm_up = j.count / 8 + 1;
-	if (!j.bytes || !j.qd || j.count <= 0 || j.span < j.bytes) {
-		fprintf(stderr, "load: BYTES, QD and COUNT must be more than 0 and SPAN_BYTES hold an I/O\n");
-		return 2;
+	return false;
+}
+
+static bool understand(struct job *j, int argc, char **argv)
+{
+	bool good = true;
+	int c;
+
+	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		switch (c) {
+		case 'w': good &= take_rw(j, optarg); break;
+		case 'b': j->bytes = strtoul(optarg, NULL, 10); break;
+		case 'q': j->qd = strtoul(optarg, NULL, 10); break;
+		case 'i': j->count = strtol(optarg, NULL, 10); break;
+		case 's': j->span = strtoull(optarg, NULL, 10); break;
+		case 'l': j->sequential = true; break;
+		case 't': j->steady = true; break;
+		case 'm': j->small_pages = true; break;
+		case 'p': j->split = true; break;
+		default: good = false;
+		}
 	}
-	j.fd = open(argv[1], (j.write ? O_RDWR : O_RDONLY) | O_DIRECT);
-	if (j.fd < 0) {
-		fprintf(stderr, "load: %s: %s\n", argv[1], strerror(errno));
+	j->nr_devices = argc - optind;
+	return good && j->nr_devices && j->bytes && j->qd && j->count > 0 && j->span >= j->bytes;
+}
+
+static int open_devices(struct job *j, char **names)
+{
+	j->devices = calloc(j->nr_devices, sizeof(*j->devices));
+	if (!j->devices) {
+		fprintf(stderr, "load: no memory for %u devices\n", j->nr_devices);
 		return 1;
 	}
+	for (unsigned i = 0; i < j->nr_devices; i++) {
+		// A disk is only written if nobody has it: O_EXCL.
+		j->devices[i].fd = open(names[i], (j->rw == READ ? O_RDONLY : O_RDWR | O_EXCL) | O_DIRECT);
+		if (j->devices[i].fd < 0) {
+			fprintf(stderr, "load: %s: %s\n", names[i], strerror(errno));
+			return 1;
+		}
+	}
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	struct job j = { .bytes = 4096, .qd = 1, .count = 1000, .span = 16 << 20, .random = 12345 };
+	int ret;
+
+	if (!understand(&j, argc, argv)) {
+		fprintf(stderr, "load: use: load [OPTION]... DEVICE..., see the head of load.c; sizes and numbers are more than 0, "
+				"and the span holds an I/O\n");
+		return 2;
+	}
+	j.warm_up = j.count / 8 + 1;
+	if (j.steady) {
+		j.follow = (long)j.qd * j.nr_devices;
+		j.warm_up = j.warm_up > j.follow ? j.warm_up : j.follow;
+	}
+	ret = open_devices(&j, argv + optind);
+	if (ret)
+		return ret;
 	if (posix_memalign((void **)&j.buffers, 4096, (size_t)j.bytes * j.qd)) {
 		fprintf(stderr, "load: no memory for %u buffers of %u bytes\n", j.qd, j.bytes);
 		return 1;
 	}
+	if (j.small_pages)
+		madvise(j.buffers, (size_t)j.bytes * j.qd, MADV_NOHUGEPAGE);
 	memset(j.buffers, 7, (size_t)j.bytes * j.qd);
-	ret = io_uring_queue_init(j.qd, &j.ring, 0);
+	ret = io_uring_queue_init(j.qd * j.nr_devices, &j.ring, 0);
 	if (ret) {
 		fprintf(stderr, "load: io_uring: %s\n", strerror(-ret));
 		return 1;

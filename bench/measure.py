@@ -6,9 +6,9 @@ import statistics
 import subprocess
 from dataclasses import dataclass, field, replace
 
-from lab import Failed
+from lab import Failed, Interruption, built
 
-LOAD = "/root/ublk-bpf/bench/load"
+LOAD = built("load")
 SPAN_BYTES = 16 << 20
 
 
@@ -16,10 +16,12 @@ SPAN_BYTES = 16 << 20
 class Job:
     """One column of the table."""
 
-    rw: str
+    rw: str  # read, write, mixed
     bs: int
-    qd: int
+    qd: int  # on each device
     count: int
+    pattern: str = "random"  # or sequential
+    steady: bool = False  # as many as are in flight go before and follow
 
     @property
     def name(self):
@@ -48,6 +50,9 @@ class Path:
     name: str
     node: str
     device: object = None  # lab.Ublk, for the server's wake-ups
+    nodes: list = None  # of several devices; node is the first
+    devices: int = 1
+    queues: int = 1
 
 
 @dataclass
@@ -60,6 +65,8 @@ class Cell:
     enters: list = field(default_factory=list)
     switches: list = field(default_factory=list)
     wakeups: list = field(default_factory=list)  # of the server, in all of a round
+    wall: float = 0  # ns per I/O, of the last round
+    more: dict = field(default_factory=dict)  # what else the result says of it
 
     @property
     def insns(self):
@@ -86,12 +93,22 @@ class Cell:
             "switches_per_io": mean(self.switches),
             "server_wakeups": sum(self.wakeups) if self.wakeups else None,
             "server_wakeups_per_io": mean([w / self.job.all_ios for w in self.wakeups]),
+            **self.more,
         }
 
 
-def load(node, job, split=False):
-    argv = [LOAD, node, job.rw, str(job.bs), str(job.qd), str(job.count), str(SPAN_BYTES)]
-    done = subprocess.run(argv + (["split"] if split else []), capture_output=True, text=True, check=False)
+def load_argv(nodes, job):
+    """The generator's command line. SPAN_BYTES of each device are used."""
+    options = {"rw": job.rw, "bs": job.bs, "qd": job.qd, "ios": job.count, "span": SPAN_BYTES}
+    flags = ["--sequential"] * (job.pattern == "sequential") + ["--steady", "--small-pages"] * job.steady
+    return [LOAD, *(f"--{name}={value}" for name, value in options.items()), *flags, *nodes]
+
+
+def load(nodes, job, split=False):
+    nodes = [nodes] if isinstance(nodes, str) else nodes
+    argv = load_argv(nodes, job) + (["--split"] if split else [])
+    Interruption.act()
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, start_new_session=True)
     if done.returncode:
         raise Failed(f"{' '.join(argv)}: status {done.returncode}: {done.stderr.strip()}")
     return json.loads(done.stdout)
@@ -100,25 +117,30 @@ def load(node, job, split=False):
 def one_round(cell):
     device = cell.path.device
     before = device.wakeups() if device else 0
-    seen = load(cell.path.node, cell.job)
+    seen = load(cell.path.nodes or cell.path.node, cell.job)
     if device:
         cell.wakeups.append(device.wakeups() - before)
     cell.rounds.append(seen["ns"] / seen["ios"])
     cell.enters.append(seen["enters"] / seen["ios"])
     cell.switches.append(seen["switches"] / seen["ios"])
+    return seen
 
 
-def measure(paths, jobs, rounds, progress):
+def rounds(paths, cells, times, progress, take=one_round, rws=("read", "write")):
     """All paths in each round, so that what drifts drifts for all of them."""
-    cells = [Cell(path, job) for job in jobs for path in paths]
     progress("uses every tag of every path once")
     for path in paths:
-        for rw in ("read", "write"):
-            load(path.node, replace(WARM_UP, rw=rw))
-    for n in range(rounds):
-        progress(f"round {n + 1} of {rounds}: {len(cells)} figures")
+        for rw in rws:
+            load(path.nodes or path.node, replace(WARM_UP, rw=rw, count=WARM_UP.count * path.devices))
+    for n in range(times):
+        progress(f"round {n + 1} of {times}: {len(cells)} figures")
         for cell in cells:
-            one_round(cell)
+            take(cell)
+
+
+def measure(paths, jobs, times, progress):
+    cells = [Cell(path, job) for job in jobs for path in paths]
+    rounds(paths, cells, times, progress)
     return cells
 
 

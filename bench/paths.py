@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: MIT
+"""
+The data paths that ublk-bpf bench compares: how each is made over a backing, checked, and taken away again, whatever happens. What
+cannot be made on this machine is listed with the reason.
+"""
+
+import mmap
+import os
+import random
+import re
+import stat
+import subprocess
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import dm
+import lab
+from lab import Failed
+from measure import Path as Measured
+
+OBJECTS = Path(os.environ.get("UBLK_BPF_OBJ_DIR", lab.HERE.parent / "build/bpf"))
+CHECK_BYTES = 256 << 10
+CHECK_PLACES = 8
+
+
+class Wrong(Failed):
+    """A path does not do what it should: there is no result."""
+
+
+class Absent(Exception):
+    """This path cannot be on this machine; the text says why."""
+
+
+@dataclass
+class Made:
+    """A device of a path."""
+
+    node: str
+    device: object = None  # lab.Ublk: has wakeups()
+    pids: list = field(default_factory=list)  # of its server
+
+
+def need_tool(name, package):
+    if subprocess.run(["sh", "-c", f"command -v {name}"], capture_output=True, check=False).returncode:
+        raise Absent(f"{name} is missing: apt-get install {package}")
+
+
+def raw(backing, stack, queues):
+    return Made(backing)
+
+
+def kernel_loop(backing, stack, queues, *options):
+    node = lab.kernel_loop(backing, *options)
+    stack.callback(lab.sh, "losetup", "-d", node)
+    return Made(node)
+
+
+def dm_linear(backing, stack, queues):
+    if not lab.have_module("dm_mod") and not os.path.exists("/dev/mapper/control"):
+        raise Absent("this kernel has no device mapper")
+    if not os.path.exists(f"/sys/class/block/{os.path.basename(backing)}"):
+        raise Absent("maps block devices only, the backing is a file")
+    name = f"ublk-bpf-bench-{os.path.basename(backing)}"
+    sectors = int(lab.sh("blockdev", "--getsz", backing))
+    dev = dm.create(name, [(0, sectors, "linear", f"{backing} 0")])
+    stack.callback(dm.remove, name)
+    return Made(lab.wait_for(f"/dev/dm-{os.minor(dev)}"))
+
+
+def free_nbd():
+    for d in sorted(Path("/sys/block").glob("nbd*"), key=lambda p: int(p.name[3:])):
+        if not (d / "pid").exists():
+            return f"/dev/{d.name}"
+    raise Absent("all of /dev/nbd* are in use")
+
+
+def nbd(backing, stack, queues):
+    need_tool("qemu-nbd", "qemu-utils")
+    if not lab.have_module("nbd") and not os.path.exists("/sys/block/nbd0"):
+        raise Absent("this kernel has no nbd")
+    node = free_nbd()
+    pid = Path("/sys/block", Path(node).name, "pid")
+    lab.sh("qemu-nbd", f"--connect={node}", "--cache=none", "--aio=native", "--format=raw", f"--socket=/run/ublk-bpf-bench-{Path(node).name}",
+           backing)  # returns when it is connected, and goes on in the background
+
+    def end():
+        lab.sh("qemu-nbd", "--disconnect", node)
+        lab.wait_until(lambda: not pid.exists(), f"{node} to be disconnected")
+
+    stack.callback(end)
+    server = int(pid.read_text())
+    lab.no_scheduler(node)
+    return Made(node, pids=[server])
+
+
+def kublk(data_path):
+    def make(backing, stack, queues):
+        if not os.path.exists(lab.KUBLK):
+            raise Absent("kublk is not here: scripts/kublk builds it from the kernel's source package")
+        device = lab.Kublk(backing, data_path, queues)
+        stack.callback(device.delete)
+        return Made(device.node, pids=[device.pid()])
+
+    return make
+
+
+def server(data_path, *options):
+    """Ours; the driver's refusal of a data path is the reason why it is absent."""
+
+    def make(backing, stack, queues):
+        try:
+            device = lab.Ublk(backing, *options, data_path=data_path, queues=queues)
+        except Failed as e:
+            if re.search(r"this kernel|lacks|has no", str(e)):
+                raise Absent(str(e).split(": ", 2)[-1]) from e
+            raise
+        stack.callback(device.delete)
+        return Made(device.node, device, [device.info()["server"]["pid"]])
+
+    return make
+
+
+def program(name, *options, add=()):
+    def make(backing, stack, queues):
+        made = server("copy", *add)(backing, stack, queues)
+        try:
+            made.device.attach(OBJECTS / f"{name}.bpf.o", *options)
+        except Failed as e:
+            if "no BPF part" in str(e):
+                raise Absent(str(e).split(": ", 2)[-1]) from e
+            raise
+        return made
+
+    return make
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a path is made: make(backing, stack, queues) -> Made; what it takes to take it away goes onto the stack."""
+
+    name: str
+    what: str
+    make: object
+    main: bool = False  # one of those that all jobs are done on
+    exclusive: bool = False  # wants a backing of its own
+
+
+PATHS = [
+    Way("raw", "the backing itself", raw, main=True),
+    Way("kernel loop", "drivers/block/loop.c, direct I/O", kernel_loop, main=True),
+    Way("dm-linear", "device mapper, one linear target", dm_linear, exclusive=True),
+    Way("nbd, qemu-nbd", "qemu-nbd --cache=none --aio=native over a socket", nbd),
+    Way("kublk, copy", "the kernel selftests' server", kublk("copy")),
+    Way("kublk, zero-copy", "explicit registration", kublk("zero-copy")),
+    Way("kublk, auto-zero-copy", "automatic registration", kublk("auto-zero-copy")),
+    Way("server", "ours, copy", server("copy"), main=True),
+    Way("server, user-copy", "ours, pread and pwrite of /dev/ublkcN", server("user-copy")),
+    Way("server, need-get-data", "ours, copy with data asked for", server("need-get-data")),
+    Way("server, zero-copy", "ours, explicit registration", server("zero-copy")),
+    Way("server, auto-zero-copy", "ours, automatic registration", server("auto-zero-copy"), main=True),
+    Way("server, auto-zero-copy, batch", "ours, requests and completions in batches", server("auto-zero-copy", "-b")),
+    Way("program", "loop.bpf.o, I/O done by the submitter", program("loop"), main=True),
+    Way("program, --no-inline", "loop.bpf.o, I/O done by a worker", program("loop", "--no-inline")),
+    Way("program, passing", "pass.bpf.o leaves everything to our server, copy", program("pass")),
+]
+NEVER = [{"path": "io_uring BPF loop", "why": "nobody keeps one"}]
+NULL_PATHS = [
+    Way(f"{who}, {data_path}", "does no I/O", make(data_path))
+    for data_path in ("copy", "zero-copy", "auto-zero-copy")
+    for who, make in (("kublk", kublk), ("server", lambda d: server(d, "--no-fill")))
+]
+
+
+READ_ONLY = ("--read-only",)
+
+
+def device_paths(dev_id):
+    """A device that is there, as it is, and the ways in which its file can be read beside it."""
+
+    def itself(backing, stack, queues):
+        device = lab.Ublk.there(dev_id)
+        return Made(device.node, device, [device.info()["server"]["pid"]] if device.info()["server"] else [])
+
+    def over_file(backing, stack, queues):
+        if not stat.S_ISBLK(os.stat(backing).st_mode):
+            raise Absent("a file has no block device of its own")
+        return Made(backing)
+
+    return [
+        Way(f"/dev/ublkb{dev_id}", "the device as it is", itself, main=True),
+        Way("raw", "what the device is over", over_file, main=True),
+        Way("kernel loop", "drivers/block/loop.c, direct I/O, read only", lambda b, s, q: kernel_loop(b, s, q, "--read-only"), main=True),
+        *(Way("server" if d == "copy" else f"server, {d}", "ours, read only", server(d, *READ_ONLY), main=True)
+          for d in ("copy", "user-copy", "zero-copy", "auto-zero-copy")),
+        Way("program", "loop.bpf.o, I/O done by the submitter", program("loop", add=READ_ONLY), main=True),
+    ]
+
+
+def _direct(node, offset, data=None, length=0):
+    """One direct write of these bytes, or a read of so many."""
+    fd = os.open(node, os.O_DIRECT | (os.O_RDWR if data is not None else os.O_RDONLY))
+    try:
+        with mmap.mmap(-1, length or len(data)) as buffer:
+            if data is None:
+                done = os.preadv(fd, [buffer], offset)
+                return bytes(buffer[:done])
+            buffer[:] = data
+            done = os.pwritev(fd, [buffer], offset)
+            if done != len(data):
+                raise Failed(f"{node}: wrote {done} of {len(data)} bytes at {offset}")
+            return None
+    finally:
+        os.close(fd)
+
+
+def check_data(way, backing):
+    """What is written through the path is on the backing, and the other way round; raises Failed."""
+    numbers = random.Random(way.name)
+    with ExitStack() as stack:
+        made = way.make(backing, stack, 1)
+        for into, out_of in ((made.node, backing), (backing, made.node)):
+            for place in range(CHECK_PLACES):
+                data, offset = numbers.randbytes(CHECK_BYTES >> (place & 3)), place * CHECK_BYTES
+                _direct(into, offset, data)
+                if _direct(out_of, offset, length=len(data)) != data:
+                    raise Wrong(f"{way.name}: {len(data)} bytes written to {into} at {offset} are not on {out_of}")
+
+
+class Bench:
+    """Paths that live until close(); those that cannot be are in absent."""
+
+    def __init__(self):
+        self.stack = ExitStack()
+        self.paths = []
+        self.absent = list(NEVER)
+        self.described = []
+
+    def close(self):
+        self.stack.close()
+
+    def missing(self, way, why):
+        if all(a["path"] != way.name for a in self.absent):
+            self.absent.append({"path": way.name, "why": why})
+
+    def add(self, way, backing_name, node, devices=1, queues=1, check=None):
+        """
+        Makes a path, over node(n) for its n-th device; check is a backing that keeps what is written, on which the path is made once
+        before, to see that it does what it should. Returns whether it could be made.
+        """
+        nodes, first = [], None
+        try:
+            if check:
+                check_data(way, check)
+            for n in range(devices):
+                lab.Interruption.act()
+                made = way.make(node(n) if node else None, self.stack, queues)
+                nodes.append(made.node)
+                first = first or made
+        except Wrong:
+            raise
+        except (Absent, Failed) as e:
+            self.missing(way, str(e))
+            return False
+        suffix = {"devices": devices, "queues": queues}
+        path = Measured(backing_name, way.name, nodes[0], first.device, nodes=nodes, **suffix)
+        self.paths.append(path)
+        if devices == 1:
+            self.described.append({
+                "name": way.name, "backing": backing_name, "what": way.what, "checked": bool(check),
+                "memory": {"server_rss_bytes": sum(rss(p) for p in first.pids) if first.pids else None},
+            })
+        return True
+
+
+def rss(pid):
+    try:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) << 10
+    except OSError:
+        pass
+    return 0

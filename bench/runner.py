@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: MIT
+"""
+Measures chunks of ublk-bpf bench, in the counting machine or on a host: makes the paths, checks them, counts, says who pays, and takes
+away all that it has made, whatever happens. Writes the result even if it is interrupted. Started by bench/main.py.
+
+Exit status: 0, 2 there is no result, 130 it was interrupted and the result is what there was.
+"""
+
+import argparse
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import host
+import lab
+import measure
+import paths
+import payers
+import sets
+
+SETTLE_SECONDS = 20
+BACKING_MIB = 64
+WHAT = {
+    "null_blk": "completes inline, keeps nothing",
+    "nvme": "a disk of the emulator's",
+    "ext4": lab.FileDisk.WHAT,
+    "null": "the server does no I/O",
+    "disk": "a disk that was given",
+    "device": "what the device is over, read only",
+}
+NAME = {"null": "null target", "ext4": "file on ext4"}
+
+
+def progress(what):
+    print(f"    {what}", flush=True)
+
+
+class Backing:
+    """What the paths of a chunk are over; node(n) is the backing of the n-th device."""
+
+    def __init__(self, kind, stack, args):
+        self.disk_node = args.backing
+        self.kind = "disk" if args.backing and kind != "null" else kind
+        if kind == "device":
+            files = lab.ublk("list", "-n", args.dev)["devices"][0]["files"]
+            if len(files) != 1:
+                raise lab.Failed(f"device {args.dev}: is over {len(files)} files, one is needed to compare with other ways to read it")
+            self.disk_node = files[0]
+        kind = self.kind
+        self.stack = stack
+        self.name = NAME.get(kind, kind)
+        self.made = {}
+        self.disk = lab.FileDisk(768) if kind == "ext4" else None
+
+    def null_blk(self, name, memory_backed=0):
+        if name not in self.made:
+            self.made[name] = lab.null_blk(name, BACKING_MIB, memory_backed)
+            self.stack.callback(lab.null_blk_gone, name)
+        return self.made[name]
+
+    def node(self, way):
+        """A function of n."""
+        if self.kind == "null":
+            return None
+        if way.exclusive and self.kind != "null_blk":
+            raise paths.Absent("would keep the others from the disk")
+        if self.kind in ("disk", "device"):
+            return lambda n: self.disk_node
+        if self.kind == "nvme":
+            return lambda n: nvme()
+        if self.kind == "ext4":
+            if way.name == "raw":
+                raise paths.Absent("a file has no block device of its own")
+            tag = "".join(c for c in way.name if c.isalnum())
+            return lambda n: self.disk.file(f"{tag}{n}", 32)
+        own = f"bench-{'own' if way.exclusive else 'shared'}"
+        return lambda n: self.null_blk(f"{own}{n}")
+
+    def check(self):
+        """A backing that keeps what is written."""
+        return None if self.kind == "null" else self.null_blk("bench-check", 1)
+
+
+def nvme():
+    disks = sorted(Path("/dev/disk").glob("vm*"))
+    if not disks:
+        raise paths.Absent("this machine has no disk to spare")
+    return os.path.realpath(disks[0])
+
+
+def latency(cells, chunk):
+    """Percentiles, of fio."""
+    for cell in cells:
+        if cell.job in sets.LATENCY_JOBS or (len(chunk.jobs) > 20 and cell.job.pattern == "random"):
+            cell.more["latency_ns"] = host.percentiles(cell.path.node, cell.job)
+
+
+def unless_absent(found, what, look, *args):
+    """What this kernel cannot tell is listed as absent."""
+    try:
+        look(*args)
+    except lab.Failed as e:
+        progress(f"{what}: {e}")
+        if all(a["path"] != what for a in found["absent"]):
+            found["absent"].append({"path": what, "why": str(e)})
+
+
+def who_pays(cells, unit):
+    with payers.Payers() as counter:
+        for cell in cells:
+            counter.reset()
+            ios = measure.load(cell.path.nodes, cell.job)["ios"]
+            found = payers.shares(counter.read(), ios)
+            if unit == "instructions":
+                found = payers.scaled(found, cell.insns)
+            cell.more.update(found)
+
+
+def what_is_copied(cells):
+    with payers.Payers(copies=True) as counter:
+        for cell in cells:
+            counter.reset()
+            ios = measure.load(cell.path.nodes, cell.job)["ios"]
+            cell.more["copied_bytes_per_io"] = round(counter.read()["copied_bytes"] / ios, 1)
+
+
+def finish(cell, unit):
+    """What the result says of a cell beside what bench/run's does."""
+    cost = cell.insns
+    per_s = 1e9 / cell.wall if cell.wall else None
+    more = {
+        "cost_per_io": round(cost, 1),
+        "pattern": cell.job.pattern,
+        "queues": cell.path.queues,
+        "devices": cell.path.devices,
+        "iops": round(per_s, 1) if per_s else None,
+        "bytes_per_s": round(per_s * cell.job.bs) if per_s else None,
+    }
+    nothing = dict.fromkeys(("payers", "syscalls_per_io", "context_switches_per_io", "wakeups_per_io", "copied_bytes_per_io",
+                             "latency_ns", "events_per_io", "traced_cost_per_io"))
+    cell.more = {**more, **nothing, **cell.more}
+    found = cell.to_json()
+    if unit != "instructions":
+        found["insns_per_io"] = (found["events_per_io"] or {}).get("instructions")
+    return found
+
+
+def ways_of(chunk, args):
+    if chunk.backing == "device":
+        return paths.device_paths(args.dev)
+    return paths.NULL_PATHS if chunk.backing == "null" else paths.PATHS
+
+
+def make_paths(bench, chunk, backing, args):
+    check = backing.check() if chunk.devices == 1 and chunk.queues == 1 and chunk.backing == "null_blk" else None
+    for way in ways_of(chunk, args):
+        if (chunk.main_only and not way.main) or (args.paths and way.name not in args.paths):
+            continue
+        try:
+            node = backing.node(way)
+        except paths.Absent as e:
+            bench.missing(way, str(e))
+            continue
+        progress(f"makes {way.name}" + (f", {chunk.devices} devices" if chunk.devices > 1 else ""))
+        bench.add(way, backing.name, node, chunk.devices, chunk.queues, check)
+
+
+def measure_chunk(chunk, args, found):
+    """Adds to the result what it finds; whatever was made is gone afterwards."""
+    bench = paths.Bench()
+    cells = []
+    try:
+        backing = Backing(chunk.backing, bench.stack, args)
+        make_paths(bench, chunk, backing, args)
+        main = {w.name for w in ways_of(chunk, args) if w.main}
+        found["backings"][backing.name] = WHAT[backing.kind]
+        if args.unit == "instructions":
+            progress(f"lets the machine settle, {SETTLE_SECONDS} s of its time")
+            time.sleep(SETTLE_SECONDS)
+        cells = [measure.Cell(path, job) for job in (*chunk.jobs, *chunk.main_jobs) for path in bench.paths
+                 if (job in chunk.jobs or path.name in main) and (not args.job or sets.name(job) in args.job)]
+        with host.Counter(args.unit) as counter:
+            measure.rounds(bench.paths, cells, args.rounds or chunk.rounds, progress, counter.one_round,
+                           ("read",) if chunk.backing == "device" else ("read", "write"))
+        if args.unit == "instructions":
+            progress("looks who pays")
+            unless_absent(found, "who pays", who_pays, cells, args.unit)
+        else:
+            host.Counter.events([c for c in cells if c.rounds])
+        progress("looks what is copied")
+        copied = [c for c in cells if c.job in (*sets.CORE, *sets.NULL_JOBS) and c.path.devices == 1]
+        unless_absent(found, "bytes copied", what_is_copied, copied)
+        if chunk.latency:
+            progress("asks fio for percentiles")
+            unless_absent(found, "percentiles", latency, cells, chunk)
+    finally:
+        found["paths"] += bench.described
+        found["absent"] += [a for a in bench.absent if a not in found["absent"]]
+        found["cells"] += [finish(c, args.unit) for c in cells if c.rounds]
+        progress("takes away what it has made")
+        bench.close()
+
+
+def versions():
+    lab.have_module("ublk_drv")
+    probe = lab.ublk("probe")
+    return {
+        "kernel": platform.release(),
+        "face": probe["face"],
+        "ublk_bpf": lab.sh(lab.UBLK_BPF, "--version"),
+        "program": {"name": "loop", "sha256": host.sha256(paths.OBJECTS / "loop.bpf.o")},
+        "generator": {"name": "bench/load.c", "sha256": os.environ.get("BENCH_LOAD_SHA256", "")},
+        "fio": lab.sh("fio", "--version"),
+        "host": {name: os.environ.get(f"BENCH_{name.upper()}", "") for name in ("cpu", "qemu", "commit", "when")},
+    }
+
+
+def arguments():
+    p = argparse.ArgumentParser(prog="bench")
+    p.add_argument("--set", required=True, choices=("quick", "full", "device"))
+    p.add_argument("--chunk", action="append", default=[])
+    p.add_argument("--paths", action="append", default=[], help="only these, by name")
+    p.add_argument("--job", action="append", default=[], help="only these, as read-4k-qd1")
+    p.add_argument("--rounds", type=int, default=0)
+    p.add_argument("--unit", default="instructions", choices=("instructions", "cpu_ns"))
+    p.add_argument("--backing", help="a disk to be used instead of null_blk; what is on it is overwritten")
+    p.add_argument("--dev", type=int, help="with --set device: N of /dev/ublkbN")
+    p.add_argument("--out", default="/out/result.json")
+    return p.parse_args()
+
+
+def run(args, found):
+    for chunk in sets.chunks_of(args.set):
+        if not args.chunk or chunk.name in args.chunk:
+            progress(f"--- {chunk.name}")
+            measure_chunk(chunk, args, found)
+
+
+def main():
+    args = arguments()
+    for s in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(s, lab.Interruption.note)
+    found = {"backings": {}, "paths": [], "absent": [], "cells": []}
+    status = 0
+    try:
+        head = versions()
+        run(args, found)
+    except lab.Failed as e:
+        print(f"bench: {e}", file=sys.stderr)
+        return 2
+    except lab.Interrupted:
+        status = 130
+        if not found["cells"]:
+            print("bench: interrupted before anything was measured", file=sys.stderr)
+            return status
+    result = {
+        "version": 1,
+        "set": args.set,
+        "unit": args.unit,
+        "interrupted": status != 0,
+        **head,
+        "settings": {
+            "rounds": args.rounds or 0,
+            "settle_s": SETTLE_SECONDS if args.unit == "instructions" else 0,
+            "span_bytes": measure.SPAN_BYTES,
+            "null_blk": {**lab.NULL_BLK, "size_mib": BACKING_MIB},
+            "ublk": {"nr_hw_queues": 1, "queue_depth": 128},
+            "icount": os.environ.get("BENCH_ICOUNT", ""),
+            **host.settings(),
+        },
+        **found,
+        "generator_part": [],
+        "checks": [],
+    }
+    Path(args.out).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return status
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except subprocess.SubprocessError as e:
+        print(f"bench: {e}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: MIT
+"""What ublk-bpf bench measures: which jobs on which paths."""
+
+from dataclasses import dataclass, replace
+
+from measure import Job
+
+KIB, MIB = 1 << 10, 1 << 20
+SIZES = (512, 4 * KIB, 64 * KIB, 512 * KIB, 2 * MIB)
+DEPTHS = (1, 8, 32, 128)
+DEVICES = (1, 16, 256)
+
+
+def job(rw, bs, qd, pattern="random", scale=1):
+    """So many I/Os that a round takes about the same whatever their size: an I/O costs something, and each byte."""
+    count = round(1200 / (1 + bs / (96 * KIB)))
+    return Job(rw, bs, qd, max(count * scale, 2 * qd, 24), pattern, steady=True)
+
+
+def name(of):
+    """As it is called in --job: read-4k-qd1, write-2m-qd16, read-512-qd1-sequential."""
+    size = f"{of.bs // MIB}m" if of.bs >= MIB else f"{of.bs // KIB}k" if of.bs >= KIB else str(of.bs)
+    return f"{of.rw}-{size}-qd{of.qd}" + ("" if of.pattern == "random" else f"-{of.pattern}")
+
+
+# Those that carry the argument are done on all paths, the others on the main ones.
+CORE = [job("read", 4 * KIB, 1), job("read", 4 * KIB, 32), job("write", 4 * KIB, 1), job("write", 4 * KIB, 32),
+        job("read", 64 * KIB, 1), job("read", 64 * KIB, 32)]
+QUICK_MAIN = [
+    *(job("read", bs, 1) for bs in (512, 512 * KIB, 2 * MIB)),
+    *(job("read", 4 * KIB, qd) for qd in (8, 128)),
+    job("write", 64 * KIB, 1), job("write", 64 * KIB, 32),
+    job("write", 512 * KIB, 16), job("write", 2 * MIB, 16),
+    job("read", 4 * KIB, 32, "sequential"), job("mixed", 4 * KIB, 32),
+]
+NULL_JOBS = [job("read", bs, 32) for bs in (4 * KIB, 64 * KIB, 512 * KIB)]
+LATENCY_JOBS = CORE[:2]
+
+
+def full_jobs():
+    return [job(rw, bs, qd, pattern, scale=2) for pattern in ("random", "sequential") for rw in ("read", "write", "mixed")
+            for bs in SIZES for qd in DEPTHS]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A part that is measured in one machine from beginning to end: its paths take turns."""
+
+    name: str
+    backing: str  # null_blk, nvme, ext4, null
+    jobs: tuple
+    main_jobs: tuple = ()  # of the main paths only
+    devices: int = 1
+    queues: int = 1
+    main_only: bool = False
+    rounds: int = 3
+    latency: bool = False
+
+
+QUICK = [
+    Chunk("paths", "null_blk", tuple(CORE), tuple(QUICK_MAIN), rounds=2, latency=True),
+    Chunk("null", "null", tuple(NULL_JOBS), rounds=2),
+    Chunk("devices-16", "null_blk", (job("read", 4 * KIB, 32, scale=2),), devices=16, main_only=True, rounds=2),
+]
+
+
+def full():
+    """All axes; each chunk is kept when it is done."""
+    jobs = full_jobs()
+    chunks = []
+    for backing in ("null_blk", "nvme", "ext4"):
+        for rw in ("read", "write", "mixed"):
+            for pattern in ("random", "sequential"):
+                mine = tuple(j for j in jobs if j.rw == rw and j.pattern == pattern)
+                chunks.append(Chunk(f"{backing}-{rw}-{pattern}", backing, mine, latency=True))
+        chunks.append(Chunk(f"{backing}-queues-2", backing, tuple(CORE), queues=2))
+    chunks.append(Chunk("null", "null", tuple(replace(j, count=2 * j.count) for j in NULL_JOBS)))
+    for devices in DEVICES[1:]:
+        chunks.append(Chunk(f"devices-{devices}", "null_blk", (job("read", 4 * KIB, 1, scale=8), job("read", 4 * KIB, 32, scale=16)), devices=devices,
+                            main_only=True))
+    return chunks
+
+
+DEVICE = [Chunk("device", "device", tuple(job("read", bs, qd) for bs, qd in ((4 * KIB, 1), (4 * KIB, 32), (64 * KIB, 1), (64 * KIB, 32))),
+                latency=True)]
+
+
+def chunks_of(name):
+    if name == "device":
+        return DEVICE
+    return QUICK if name == "quick" else full()
