@@ -22,6 +22,8 @@
 #   make fuzz            what parses input, fuzzed from tests/fuzz/corpus for FUZZ_SECONDS (60) each; make test does it for 10
 #   make bench           counted instructions per I/O on both faces; fails where a promised ratio is broken
 #        FACE=module       ... on this one,  ARGS="--json FILE"  ... with these options for bench/run
+#   make bench-report    ublk-bpf bench: what an I/O costs on each data path and who pays, with plots, into ublk-bpf-bench/
+#        ARGS="--full"     ... with these options for it
 #   make build           the loader (build/loader/ublk-bpf, man, completion), the programs (build/bpf) and the unit tests
 #   make check           does the tree keep the house's rules?
 #   make check-series    is the kernel series fit to be sent?
@@ -38,7 +40,7 @@ T ?=
 fetched = $(sort $(if $(filter module,$(1)),stock source) $(if $(filter type debug patched,$(1)),source) \
 	$(filter stock-%,$(1)))
 
-.PHONY: help build check test test-debug test-kill test-asan test-tsan fuzz bench demo check-series selftests selftests-reference clean distclean
+.PHONY: help build check test test-debug test-kill test-asan test-tsan fuzz bench bench-report demo check-series selftests selftests-reference clean distclean
 .NOTPARALLEL:
 
 help:
@@ -98,6 +100,11 @@ bench:
 	@scripts/prepare guest $(call fetched,$(FACE))
 	@scripts/build ublk-bpf bpf-objects
 	@status=0; for f in $(FACE); do bench/run --face $$f $(ARGS) || status=$$?; done; exit $$status
+
+bench-report:
+	@scripts/prepare guest $(call fetched,$(FACE))
+	@scripts/build ublk-bpf bpf-objects
+	@$$(scripts/portable) bench $(ARGS)
 
 demo:
 	@KERNEL="$(KERNEL)" NATIVE="$(NATIVE)" scripts/demo

@@ -61,7 +61,8 @@ void Arguments::footer(const char* text) { app_.footer(text); }
 const std::vector<Command>& commands() {
   static const std::vector<Command> all = {
       {"add", nullptr, "add a block device and serve it", define_add, run_add},
-      {"attach", nullptr, "attach a BPF program to a device", define_attach, run_attach},
+      {"attach", nullptr, "attach a BPF program to a device", define_attach,
+       run_attach},
       {"detach", nullptr, "take the BPF program off a device", define_detach,
        run_detach},
       {"stop", nullptr, "stop a device, which can then be deleted", define_stop,
@@ -86,6 +87,8 @@ const std::vector<Command>& commands() {
        run_features},
       {"probe", nullptr, "show what this kernel offers", define_probe,
        run_probe},
+      {"bench", nullptr, "measure what an I/O costs, and who pays",
+       define_bench, run_bench},
       {"help", nullptr, "explain a command or a target", define_help, run_help},
   };
   return all;

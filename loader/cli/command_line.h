@@ -57,6 +57,21 @@ struct AttachOptions {
   bool buffered = false;
 };
 
+struct BenchOptions {
+  std::string what = "run";
+  std::vector<std::string> results;
+  std::string backing;
+  std::string output = "ublk-bpf-bench";
+  std::string face;
+  uint32_t rounds = 0;
+  std::vector<std::string> parts;
+  std::vector<std::string> jobs;
+  std::vector<std::string> paths;
+  bool host = false;
+  bool full = false;
+  bool fresh = false;
+};
+
 // A command line that has been understood.
 struct Options {
   std::string command;
@@ -76,6 +91,7 @@ struct Options {
   std::string ignored;
   AddOptions add;
   AttachOptions attach;
+  BenchOptions bench;
 };
 
 struct Parsed {
@@ -115,6 +131,7 @@ void define_features(Arguments& command, Options& options);
 void define_info(Arguments& command, Options& options);
 void define_own(Arguments& command, Options& options);
 void define_gc(Arguments& command, Options& options);
+void define_bench(Arguments& command, Options& options);
 int run_add(const Options& options);
 int run_attach(const Options& options);
 int run_detach(const Options& options);
@@ -132,6 +149,7 @@ int run_features(const Options& options);
 int run_info(const Options& options);
 int run_own(const Options& options);
 int run_gc(const Options& options);
+int run_bench(const Options& options);
 
 struct Command {
   const char* name;
