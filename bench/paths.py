@@ -41,22 +41,30 @@ class Made:
     pids: list = field(default_factory=list)  # of its server
 
 
+@dataclass(frozen=True)
+class Shape:
+    """Of how many devices it is one, and with how many hardware queues each."""
+
+    queues: int = 1
+    devices: int = 1
+
+
 def need_tool(name, package):
     if subprocess.run(["sh", "-c", f"command -v {name}"], capture_output=True, check=False).returncode:
         raise Absent(f"{name} is missing: apt-get install {package}")
 
 
-def raw(backing, stack, queues):
+def raw(backing, stack, shape):
     return Made(backing)
 
 
-def kernel_loop(backing, stack, queues, *options):
+def kernel_loop(backing, stack, shape, *options):
     node = lab.kernel_loop(backing, *options)
     stack.callback(lab.sh, "losetup", "-d", node)
     return Made(node)
 
 
-def dm_linear(backing, stack, queues):
+def dm_linear(backing, stack, shape):
     if not lab.have_module("dm_mod") and not os.path.exists("/dev/mapper/control"):
         raise Absent("this kernel has no device mapper")
     if not os.path.exists(f"/sys/class/block/{os.path.basename(backing)}"):
@@ -75,7 +83,7 @@ def free_nbd():
     raise Absent("all of /dev/nbd* are in use")
 
 
-def nbd(backing, stack, queues):
+def nbd(backing, stack, shape):
     need_tool("qemu-nbd", "qemu-utils")
     if not lab.have_module("nbd") and not os.path.exists("/sys/block/nbd0"):
         raise Absent("this kernel has no nbd")
@@ -95,10 +103,10 @@ def nbd(backing, stack, queues):
 
 
 def kublk(data_path):
-    def make(backing, stack, queues):
+    def make(backing, stack, shape):
         if not os.path.exists(lab.KUBLK):
             raise Absent("kublk is not here: scripts/kublk builds it from the kernel's source package")
-        device = lab.Kublk(backing, data_path, queues)
+        device = lab.Kublk(backing, data_path, shape.queues)
         stack.callback(device.delete)
         return Made(device.node, pids=[device.pid()])
 
@@ -108,9 +116,11 @@ def kublk(data_path):
 def server(data_path, *options):
     """Ours; the driver's refusal of a data path is the reason why it is absent."""
 
-    def make(backing, stack, queues):
+    def make(backing, stack, shape):
+        # Its buffers are there from the beginning: of many devices, more memory than the machine has.
+        small = ["--max-io", "64K"] if shape.devices > 1 else []
         try:
-            device = lab.Ublk(backing, *options, data_path=data_path, queues=queues)
+            device = lab.Ublk(backing, *options, *small, data_path=data_path, queues=shape.queues)
         except Failed as e:
             if re.search(r"this kernel|lacks|has no", str(e)):
                 raise Absent(str(e).split(": ", 2)[-1]) from e
@@ -122,8 +132,8 @@ def server(data_path, *options):
 
 
 def program(name, *options, add=()):
-    def make(backing, stack, queues):
-        made = server("copy", *add)(backing, stack, queues)
+    def make(backing, stack, shape):
+        made = server("copy", *add)(backing, stack, shape)
         try:
             made.device.attach(OBJECTS / f"{name}.bpf.o", *options)
         except Failed as e:
@@ -137,7 +147,7 @@ def program(name, *options, add=()):
 
 @dataclass(frozen=True)
 class Way:
-    """How a path is made: make(backing, stack, queues) -> Made; what it takes to take it away goes onto the stack."""
+    """How a path is made: make(backing, stack, shape) -> Made; what it takes to take it away goes onto the stack."""
 
     name: str
     what: str
@@ -178,11 +188,11 @@ READ_ONLY = ("--read-only",)
 def device_paths(dev_id):
     """A device that is there, as it is, and the ways in which its file can be read beside it."""
 
-    def itself(backing, stack, queues):
+    def itself(backing, stack, shape):
         device = lab.Ublk.there(dev_id)
         return Made(device.node, device, [device.info()["server"]["pid"]] if device.info()["server"] else [])
 
-    def over_file(backing, stack, queues):
+    def over_file(backing, stack, shape):
         if not stat.S_ISBLK(os.stat(backing).st_mode):
             raise Absent("a file has no block device of its own")
         return Made(backing)
@@ -190,7 +200,7 @@ def device_paths(dev_id):
     return [
         Way(f"/dev/ublkb{dev_id}", "the device as it is", itself, main=True),
         Way("raw", "what the device is over", over_file, main=True),
-        Way("kernel loop", "drivers/block/loop.c, direct I/O, read only", lambda b, s, q: kernel_loop(b, s, q, "--read-only"), main=True),
+        Way("kernel loop", "drivers/block/loop.c, direct I/O, read only", lambda b, s, shape: kernel_loop(b, s, shape, "--read-only"), main=True),
         *(Way("server" if d == "copy" else f"server, {d}", "ours, read only", server(d, *READ_ONLY), main=True)
           for d in ("copy", "user-copy", "zero-copy", "auto-zero-copy")),
         Way("program", "loop.bpf.o, I/O done by the submitter", program("loop", add=READ_ONLY), main=True),
@@ -218,7 +228,7 @@ def check_data(way, backing):
     """What is written through the path is on the backing, and the other way round; raises Failed."""
     numbers = random.Random(way.name)
     with ExitStack() as stack:
-        made = way.make(backing, stack, 1)
+        made = way.make(backing, stack, Shape())
         for into, out_of in ((made.node, backing), (backing, made.node)):
             for place in range(CHECK_PLACES):
                 data, offset = numbers.randbytes(CHECK_BYTES >> (place & 3)), place * CHECK_BYTES
@@ -254,7 +264,7 @@ class Bench:
                 check_data(way, check)
             for n in range(devices):
                 lab.Interruption.act()
-                made = way.make(node(n) if node else None, self.stack, queues)
+                made = way.make(node(n) if node else None, self.stack, Shape(queues, devices))
                 nodes.append(made.node)
                 first = first or made
         except Wrong:
