@@ -58,9 +58,9 @@ class Chunk:
 
 
 QUICK = [
-    Chunk("paths", "null_blk", tuple(CORE), tuple(QUICK_MAIN), rounds=2, latency=True),
-    Chunk("null", "null", tuple(NULL_JOBS), rounds=2),
-    Chunk("devices-16", "null_blk", (job("read", 4 * KIB, 32, scale=2),), devices=16, main_only=True, rounds=2),
+    Chunk("paths", "null_blk", tuple(CORE), tuple(QUICK_MAIN), rounds=3, latency=True),
+    Chunk("null", "null", tuple(NULL_JOBS), rounds=3),
+    Chunk("devices-16", "null_blk", (job("read", 4 * KIB, 32, scale=2),), devices=16, main_only=True, rounds=3),
 ]
 
 
