@@ -53,6 +53,7 @@ class Path:
     nodes: list = None  # of several devices; node is the first
     devices: int = 1
     queues: int = 1
+    waits: bool = False  # for a disk, whose time is not ours
 
 
 @dataclass

@@ -55,6 +55,8 @@ class Backing:
         self.stack = stack
         self.name = NAME.get(kind, kind)
         self.made = {}
+        # A disk of the emulator's: how long it takes says nothing, so neither does the time that an I/O takes.
+        self.waits = self.kind == "nvme"
         self.disk = lab.FileDisk(768) if kind == "ext4" else None
 
     def null_blk(self, name, memory_backed=0):
@@ -132,7 +134,7 @@ def what_is_copied(cells):
 def finish(cell, unit):
     """What the result says of a cell beside what bench/run's does."""
     cost = cell.insns
-    per_s = 1e9 / cell.wall if cell.wall else None
+    per_s = 1e9 / cell.wall if cell.wall and not cell.path.waits else None
     more = {
         "cost_per_io": round(cost, 1),
         "pattern": cell.job.pattern,
@@ -167,7 +169,8 @@ def make_paths(bench, chunk, backing, args):
             bench.missing(way, str(e))
             continue
         progress(f"makes {way.name}" + (f", {chunk.devices} devices" if chunk.devices > 1 else ""))
-        bench.add(way, backing.name, node, chunk.devices, chunk.queues, check)
+        if bench.add(way, backing.name, node, chunk.devices, chunk.queues, check):
+            bench.paths[-1].waits = backing.waits
 
 
 def measure_chunk(chunk, args, found):
@@ -184,18 +187,18 @@ def measure_chunk(chunk, args, found):
             time.sleep(SETTLE_SECONDS)
         cells = [measure.Cell(path, job) for job in (*chunk.jobs, *chunk.main_jobs) for path in bench.paths
                  if (job in chunk.jobs or path.name in main) and (not args.job or sets.name(job) in args.job)]
-        with host.Counter(args.unit) as counter:
+        with host.Counter(args.unit, backing.waits) as counter:
             measure.rounds(bench.paths, cells, args.rounds or chunk.rounds, progress, counter.one_round,
                            ("read",) if chunk.backing == "device" else ("read", "write"))
-        if args.unit == "instructions":
+        if args.unit == "instructions" and not backing.waits:
             progress("looks who pays")
             unless_absent(found, "who pays", who_pays, cells, args.unit)
-        else:
+        elif args.unit == "cpu_ns":
             host.Counter.events([c for c in cells if c.rounds])
         progress("looks what is copied")
         copied = [c for c in cells if c.job in (*sets.CORE, *sets.NULL_JOBS) and c.path.devices == 1]
         unless_absent(found, "bytes copied", what_is_copied, copied)
-        if chunk.latency:
+        if chunk.latency and not backing.waits:
             progress("asks fio for percentiles")
             unless_absent(found, "percentiles", latency, cells, chunk)
     finally:
