@@ -177,10 +177,10 @@ def no_scheduler(node):
 class Ublk:
     """A ublk device of ours over a file or block device, or with none of the null target."""
 
-    def __init__(self, file, *options, data_path="copy", queues=1):
+    def __init__(self, file, *options, data_path="copy", queues=1, depth=128):
         have_module("ublk_drv")
         target = ["-t", "loop", "-f", file] if file else ["-t", "null"]
-        info = ublk("add", *target, "-q", queues, "-d", 128, "--data-path", data_path, *options)
+        info = ublk("add", *target, "-q", queues, "-d", depth, "--data-path", data_path, *options)
         self.id = info["dev_id"]
         self.node = wait_for(info["block"])
         no_scheduler(self.node)

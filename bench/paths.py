@@ -118,9 +118,10 @@ def server(data_path, *options):
 
     def make(backing, stack, shape):
         # Its buffers are there from the beginning: of many devices, more memory than the machine has.
-        small = ["--max-io", "64K"] if shape.devices > 1 else []
+        many = shape.devices > 1
+        small = ["--max-io", "64K"] if many else []
         try:
-            device = lab.Ublk(backing, *options, *small, data_path=data_path, queues=shape.queues)
+            device = lab.Ublk(backing, *options, *small, data_path=data_path, queues=shape.queues, depth=32 if many else 128)
         except Failed as e:
             if re.search(r"this kernel|lacks|has no", str(e)):
                 raise Absent(str(e).split(": ", 2)[-1]) from e
