@@ -168,11 +168,15 @@ def on_host(args, out):
         inuse.must_be_free(args.backing)
     if args.dev is not None:
         lab.ublk("list", "-n", args.dev)
+    chunks = chosen(args)
+    if not Path("/sys/kernel/tracing/events/sched").exists() and not Path("/sys/kernel/debug/tracing/events/sched").exists():
+        raise Failed("--host tells CPU time by tracepoints, of which /sys/kernel/tracing has none: mount -t tracefs tracefs /sys/kernel/tracing, or use "
+                     "a kernel with CONFIG_FTRACE and CONFIG_BPF_EVENTS")
     if (TREE / ".git").exists():
         subprocess.run([str(HERE / "build")], stdout=sys.stderr, check=True)
     env = {**os.environ, "UBLK_BPF": os.environ["UBLK_BPF"], "PYTHONDONTWRITEBYTECODE": "1"}
     argv = [sys.executable, HERE / "runner.py", "--set", set_of(args), "--unit", "cpu_ns", "--out", out / "result.new"]
-    for chunk in chosen(args):
+    for chunk in chunks:
         argv += ["--chunk", chunk.name]
     for path in args.path:
         argv += ["--paths", path]

@@ -12,6 +12,8 @@ TREE = Path(__file__).resolve().parents[2]
 COMMAND = os.environ.get("UBLK_BPF", str(TREE / "build/loader/ublk-bpf"))
 OBJ_DIR = Path(os.environ.get("UBLK_BPF_OBJ_DIR", TREE / "build/bpf"))
 TEST_OBJ_DIR = Path(os.environ.get("UBLK_BPF_TEST_OBJ_DIR", TREE / "build/tests/programs"))
+# what ublk-bpf bench tells CPU time by on a host
+TRACEPOINTS = all((Path("/sys/kernel/tracing/events") / e).exists() for e in ("raw_syscalls/sys_enter", "sched/sched_switch"))
 TOOLS = TREE / "build/tests/tools"
 # A debug kernel under emulation is an order of magnitude slower.
 TIME_SCALE = float(os.environ.get("UBLK_BPF_TIME_SCALE", "1"))

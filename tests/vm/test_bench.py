@@ -15,9 +15,7 @@ import cli
 import pytest
 
 BENCH = [str(cli.COMMAND), "bench"]
-# payers.bpf.c hangs on them
-COUNTS = Path("/sys/kernel/tracing/events/raw_syscalls/sys_enter").exists() and Path("/sys/kernel/tracing/events/sched/sched_switch").exists()
-needs_tracing = pytest.mark.skipif(not COUNTS, reason="this kernel has no tracepoints, which CPU time is told by")
+needs_tracing = pytest.mark.skipif(not cli.TRACEPOINTS, reason="this kernel has no tracepoints, which CPU time is told by")
 
 
 def bench(*args, cwd, expect=0):
@@ -162,6 +160,13 @@ def test_used_wrongly(lab):
     refused("compare", "a.json", "b.json", cwd=lab.tmp, match=("a.json", "No such file"))
     (lab.tmp / "a.json").write_text("{")
     refused("report", "a.json", cwd=lab.tmp, match="a.json")
+
+
+@pytest.mark.skipif(cli.TRACEPOINTS, reason="this kernel has tracepoints")
+def test_kernel_that_cannot_tell_cpu_time(lab):
+    before = machine()
+    refused("--host", "-o", "out", cwd=lab.tmp, match=("tracepoints", "CONFIG_FTRACE"))
+    assert machine() == before and not (lab.tmp / "out").exists()
 
 
 def test_without_root(lab):

@@ -27,7 +27,7 @@ def of_kind(kind):
 
 
 def test_every_command_says_where_it_is_run():
-    unknown = [info for language, info, _ in blocks() if language == "sh" and info not in ("guest", "make", "host")]
+    unknown = [info for language, info, _ in blocks() if language == "sh" and info not in ("guest", "tracing", "make", "host")]
     assert not unknown, f"README.md has blocks that no test looks at: {unknown}"
     assert of_kind("guest") and of_kind("make")
 
@@ -53,11 +53,11 @@ def desk(lab, monkeypatch):
     cli.run("del", "-a")
 
 
-def test_commands_for_a_host_with_a_face(desk):
-    for text in of_kind("guest"):
+def run_blocks(kind, where):
+    for text in of_kind(kind):
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-x", "-c", text],
-            cwd=desk,
+            cwd=where,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -66,3 +66,14 @@ def test_commands_for_a_host_with_a_face(desk):
             check=False,
         )
         assert done.returncode == 0, f"status {done.returncode}:\n{done.stdout}"
+
+
+def test_commands_for_a_host_with_a_face(desk):
+    run_blocks("guest", desk)
+
+
+@pytest.mark.skipif(not cli.TRACEPOINTS, reason="this kernel has no tracepoints")
+def test_commands_for_a_host_with_tracepoints(desk):
+    assert of_kind("tracing")
+    subprocess.run(["truncate", "-s", "64M", desk / "disk.img"], check=True)
+    run_blocks("tracing", desk)
