@@ -131,8 +131,10 @@ def rounds(paths, cells, times, progress, take=one_round, rws=("read", "write"))
     """All paths in each round, so that what drifts drifts for all of them."""
     progress("uses every tag of every path once")
     for path in paths:
+        # of many devices each has 32 tags (bench/paths.py)
+        warm_up = WARM_UP if path.devices == 1 else replace(WARM_UP, qd=32, count=96 * path.devices)
         for rw in rws:
-            load(path.nodes or path.node, replace(WARM_UP, rw=rw, count=WARM_UP.count * path.devices))
+            load(path.nodes or path.node, replace(warm_up, rw=rw))
     for n in range(times):
         progress(f"round {n + 1} of {times}: {len(cells)} figures")
         for cell in cells:
