@@ -50,8 +50,10 @@ class Interruption:
 def sh(*argv):
     """Runs a command that must succeed and returns its output."""
     argv = [str(a) for a in argv]
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
-                          start_new_session=True)
+    try:
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, start_new_session=True)
+    except OSError as e:
+        raise Failed(f"{argv[0]}: {e.strerror}: install it and run this again") from e
     if done.returncode:
         raise Failed(f"{' '.join(argv)}: status {done.returncode}: {(done.stderr or done.stdout).strip()}")
     return done.stdout.strip()

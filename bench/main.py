@@ -31,6 +31,10 @@ PARTS = "parts"
 REPORTING = ("main.py", "page.py", "plots.py", "tables.py", "result.py", "compare.py", "report.py", "claims.py", "perfdoc.py", "limits.py")
 
 
+# What a run makes and takes away on a host. The others are of the machine that is thrown away: they take a disk that they find, /dev/ram0 too.
+HOST_BACKINGS = ("null_blk", "null", "device")
+
+
 class Failed(Exception):
     """No result; the text says why, in one line."""
 
@@ -76,19 +80,20 @@ def key(chunk, args):
     return digest.hexdigest()[:16]
 
 
+def selection(chunks, args):
+    """What of a set is measured, for bench/run and bench/runner.py."""
+    argv = [word for c in chunks for word in ("--chunk", c.name)]
+    argv += [word for p in args.path for word in ("--path", p)]
+    argv += [word for j in args.job for word in ("--job", j)]
+    return argv + (["--rounds", args.rounds] if args.rounds else [])
+
+
 def in_machine(chunks, args, out):
     """Measures these parts in one machine, and returns their result."""
     if not (TREE / "scripts/vm").exists():
         raise Failed(f"{HERE}: has no virtual machine: run it from the source tree, or with --host")
     argv = [TREE / "bench/run", "--face", args.face, "--set", "full" if args.full else "quick", "--json", out]
-    for chunk in chunks:
-        argv += ["--chunk", chunk.name]
-    for path in args.path:
-        argv += ["--path", path]
-    for job in args.job:
-        argv += ["--job", job]
-    if args.rounds:
-        argv += ["--rounds", args.rounds]
+    argv += selection(chunks, args)
     done = subprocess.run([str(a) for a in argv], stdout=sys.stderr, check=False)
     if done.returncode:
         raise Failed(f"the machine left no result of {', '.join(c.name for c in chunks)} (above)")
@@ -112,8 +117,12 @@ def set_of(args):
     return "device" if args.dev is not None else "full" if args.full else "quick"
 
 
+def on_this_host(args):
+    return args.host or args.dev is not None
+
+
 def chosen(args):
-    chunks = sets.chunks_of(set_of(args))
+    chunks = [c for c in sets.chunks_of(set_of(args)) if not on_this_host(args) or c.backing in HOST_BACKINGS]
     names = [c.name for c in chunks]
     for name in args.part:
         if name not in names:
@@ -174,16 +183,9 @@ def on_host(args, out):
                      "a kernel with CONFIG_FTRACE and CONFIG_BPF_EVENTS")
     if (TREE / ".git").exists():
         subprocess.run([str(HERE / "build")], stdout=sys.stderr, check=True)
-    env = {**os.environ, "UBLK_BPF": os.environ["UBLK_BPF"], "PYTHONDONTWRITEBYTECODE": "1"}
+    env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     argv = [sys.executable, HERE / "runner.py", "--set", set_of(args), "--unit", "cpu_ns", "--out", out / "result.new"]
-    for chunk in chunks:
-        argv += ["--chunk", chunk.name]
-    for path in args.path:
-        argv += ["--paths", path]
-    for job in args.job:
-        argv += ["--job", job]
-    if args.rounds:
-        argv += ["--rounds", args.rounds]
+    argv += selection(chunks, args)
     if args.backing:
         argv += ["--backing", args.backing]
     if args.dev is not None:
@@ -253,7 +255,7 @@ def main():
             result = read_result(args.results[0])
             out.mkdir(parents=True, exist_ok=True)
         else:
-            result = on_host(args, out) if args.host or args.dev is not None else run_parts(args, out)
+            result = on_host(args, out) if on_this_host(args) else run_parts(args, out)
         result = judged(result) if args.what == "run" else result
         leave(result, out, args)
         if result.get("interrupted"):

@@ -10,6 +10,7 @@
 #include <bpf/libbpf.h>
 #include <errno.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -106,12 +107,9 @@ static int serve(struct seen *seen)
 	puts("ready");
 	fflush(stdout);
 	while (fgets(line, sizeof(line), stdin)) {
-		for (int cpu = 0; cpu < MAX_CPUS; cpu++) {
-			struct counts *c = &seen->cpus[cpu];
-			const struct counts kept = { .last = c->last, .payer = c->payer, .mode = c->mode, .interrupts = c->interrupts };
-
-			*c = kept;
-		}
+		// Nothing is counted now. What a processor is at, it may be changing this moment.
+		for (int cpu = 0; cpu < MAX_CPUS; cpu++)
+			memset(&seen->cpus[cpu], 0, offsetof(struct counts, last));
 		seen->begin = seen->end = 0;
 		puts("reset");
 		fflush(stdout);

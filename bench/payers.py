@@ -10,6 +10,10 @@ PAYERS = built("payers")
 NAMES = {"load": "submitter", "fio": "submitter", "ublk-bpf": "server", "kublk": "server", "qemu-nbd": "server"}
 
 
+class Unavailable(Failed):
+    """This kernel cannot tell."""
+
+
 class Payers:
     """Counts from enter to exit; while it does, everything costs a little more."""
 
@@ -23,7 +27,7 @@ class Payers:
             start_new_session=True)
         if self.process.stdout.readline().strip() != "ready":
             self.process.wait()
-            raise Failed(self.process.stderr.read().strip() or f"{PAYERS}: ended with status {self.process.returncode}")
+            raise Unavailable(self.process.stderr.read().strip() or f"{PAYERS}: ended with status {self.process.returncode}")
         return self
 
     def __exit__(self, *unused):

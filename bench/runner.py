@@ -106,21 +106,18 @@ def unless_absent(found, what, look, *args):
     """What this kernel cannot tell is listed as absent."""
     try:
         look(*args)
-    except lab.Failed as e:
+    except payers.Unavailable as e:
         progress(f"{what}: {e}")
         if all(a["path"] != what for a in found["absent"]):
             found["absent"].append({"path": what, "why": str(e)})
 
 
-def who_pays(cells, unit):
+def who_pays(cells):
     with payers.Payers() as counter:
         for cell in cells:
             counter.reset()
             ios = measure.load(cell.path.nodes, cell.job)["ios"]
-            found = payers.shares(counter.read(), ios)
-            if unit == "instructions":
-                found = payers.scaled(found, cell.insns)
-            cell.more.update(found)
+            cell.more.update(payers.scaled(payers.shares(counter.read(), ios), cell.insns))
 
 
 def what_is_copied(cells):
@@ -161,7 +158,7 @@ def ways_of(chunk, args):
 def make_paths(bench, chunk, backing, args):
     check = backing.check() if chunk.devices == 1 and chunk.queues == 1 and chunk.backing == "null_blk" else None
     for way in ways_of(chunk, args):
-        if (chunk.main_only and not way.main) or (args.paths and way.name not in args.paths):
+        if (chunk.main_only and not way.main) or (args.path and way.name not in args.path):
             continue
         try:
             node = backing.node(way)
@@ -192,7 +189,7 @@ def measure_chunk(chunk, args, found):
                            ("read",) if chunk.backing == "device" else ("read", "write"))
         if args.unit == "instructions" and not backing.waits:
             progress("looks who pays")
-            unless_absent(found, "who pays", who_pays, cells, args.unit)
+            unless_absent(found, "who pays", who_pays, cells)
         elif args.unit == "cpu_ns":
             host.Counter.events([c for c in cells if c.rounds])
         progress("looks what is copied")
@@ -200,7 +197,7 @@ def measure_chunk(chunk, args, found):
         unless_absent(found, "bytes copied", what_is_copied, copied)
         if chunk.latency and not backing.waits:
             progress("asks fio for percentiles")
-            unless_absent(found, "percentiles", latency, cells, chunk)
+            latency(cells, chunk)
     finally:
         found["paths"] += bench.described
         found["absent"] += [a for a in bench.absent if a not in found["absent"]]
@@ -227,7 +224,7 @@ def arguments():
     p = argparse.ArgumentParser(prog="bench")
     p.add_argument("--set", required=True, choices=("quick", "full", "device"))
     p.add_argument("--chunk", action="append", default=[])
-    p.add_argument("--paths", action="append", default=[], help="only these, by name")
+    p.add_argument("--path", action="append", default=[], help="only these, by name")
     p.add_argument("--job", action="append", default=[], help="only these, as read-4k-qd1")
     p.add_argument("--rounds", type=int, default=0)
     p.add_argument("--unit", default="instructions", choices=("instructions", "cpu_ns"))

@@ -6,6 +6,7 @@ themselves are bench/'s business.
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -115,11 +116,11 @@ def test_interrupted_run_leaves_nothing_but_its_result(lab, sig):
     assert result["interrupted"] and {"raw", "server"} <= {c["path"] for c in result["cells"]}
 
 
-def refused(*args, cwd, match, expect=2):
-    lines = bench(*args, cwd=cwd, expect=expect).stderr.strip().splitlines()
-    assert len(lines) == 1, lines
+def refused(*args, cwd, match, expect=2, lines=1):
+    said = bench(*args, cwd=cwd, expect=expect).stderr.strip().splitlines()
+    assert len(said) == lines, said
     for part in match if isinstance(match, tuple) else (match,):
-        assert part in lines[0], lines[0]
+        assert part in said[0], said[0]
 
 
 def test_disk_that_somebody_has_is_not_touched(lab):
@@ -156,6 +157,8 @@ def test_used_wrongly(lab):
     refused("--host", "--part", "tape", cwd=lab.tmp, match=("tape", "paths"))
     refused("--host", "--job", "read-5k-qd1", cwd=lab.tmp, match=("read-5k-qd1", "read-4k-qd1"))
     refused("--host", "--path", "tape", cwd=lab.tmp, match=("tape", "kernel loop"))
+    # that would take /dev/ram0
+    refused("--host", "--full", "--part", "ext4-read-random", cwd=lab.tmp, match=("ext4-read-random: there are null_blk-",))
     refused("--dev", "77", cwd=lab.tmp, match="77")
     refused("compare", "a.json", "b.json", cwd=lab.tmp, match=("a.json", "No such file"))
     (lab.tmp / "a.json").write_text("{")
@@ -167,6 +170,19 @@ def test_kernel_that_cannot_tell_cpu_time(lab):
     before = machine()
     refused("--host", "-o", "out", cwd=lab.tmp, match=("tracepoints", "CONFIG_FTRACE"))
     assert machine() == before and not (lab.tmp / "out").exists()
+
+
+@needs_tracing
+def test_without_fio(lab, monkeypatch):
+    where = lab.tmp / "bin"
+    where.mkdir()
+    for name in ("python3", "modprobe", "mount"):
+        (where / name).symlink_to(shutil.which(name))
+    before = machine()
+    with monkeypatch.context() as without:
+        without.setenv("PATH", str(where))
+        refused("--host", "-o", "out", cwd=lab.tmp, match=("fio: No such file", "install"), lines=2)
+    assert machine() == before
 
 
 def test_without_root(lab):
