@@ -56,6 +56,13 @@ static __always_inline void charge(struct counts *c)
 		c->ns[payer][mode] += now - from;
 }
 
+// Where only a task can be: no interrupt is being served, even if one's end was not seen, as it came before the program for it was attached.
+static __always_inline void charge_task(struct counts *c)
+{
+	c->interrupts = 0;
+	charge(c);
+}
+
 static __always_inline void go_on(struct counts *c)
 {
 	c->last = bpf_ktime_get_ns();
@@ -114,7 +121,7 @@ int BPF_PROG(on_switch, bool preempt, struct task_struct *prev, struct task_stru
 
 	if (!c)
 		return 0;
-	charge(c);
+	charge_task(c);
 	if (seen.counting)
 		c->switches++;
 	if (prev_pid)
@@ -143,7 +150,7 @@ int BPF_PROG(on_enter, void *regs, long id)
 
 	if (!c)
 		return 0;
-	charge(c);
+	charge_task(c);
 	if (seen.counting && c->payer < PAYERS)
 		c->syscalls[c->payer]++;
 	c->mode = SYSTEM;
@@ -160,7 +167,7 @@ int BPF_PROG(on_exit, void *regs, long ret)
 
 	if (!c)
 		return 0;
-	charge(c);
+	charge_task(c);
 	c->mode = USER;
 	go_on(c);
 	return 0;
