@@ -189,7 +189,7 @@ def outcome_of(command):
 
 @pytest.mark.parametrize("more", [[], ["-r", 1]], ids=["plain", "recoverable"])
 def test_add_whose_server_is_killed_is_done_or_undone(file, more):
-    undone = set()
+    """Which of the two is a race; the next test has an outcome that is not."""
     for step, reached in STEPS.items():
         starter = start(*add_args(file, *more))
         (server,) = wait_for("the server", lambda s=starter: daemons(s))
@@ -203,8 +203,7 @@ def test_add_whose_server_is_killed_is_done_or_undone(file, more):
             cli.ok("del", "-n", ID)
             assert settle() is None
         else:
-            undone.add((step, cleared))
-    assert ("added", "; what there was of it is deleted") in undone, undone
+            assert cleared in ("", "; what there was of it is deleted"), f"{step}: {cleared}"
 
 
 @pytest.mark.parametrize("call,cleared", [("unshare", ""), ("renameat", "; what there was of it is deleted")])
@@ -215,7 +214,7 @@ def test_add_whose_server_dies_in_a_system_call_is_undone(file, call, cleared):
 
 
 def test_add_of_several_whose_server_is_killed_leaves_none():
-    starter = start("add", "-t", "null", "--size", "1M", "-n", ID, "--count", 3)
+    starter = start("add", "-t", "null", "--size", "1M", "-n", ID, "--count", 8)
     (server,) = wait_for("the server", lambda: daemons(starter))
     wait_for("the second device", lambda: (leftovers.STATE / f"{ID + 1}.json").exists())
     signal_all([server], signal.SIGKILL)
