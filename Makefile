@@ -55,7 +55,7 @@ test:
 	@scripts/build
 	@set -e; for f in $(FACE); do scripts/face-kernel $$f >/dev/null; done
 ifeq ($(T),)
-	@scripts/test check unit fuzz $(FACE)
+	@scripts/test check unit fuzz $(if $(filter module,$(FACE)),bench) $(FACE)
 else
 	@set -e; for f in $(FACE); do scripts/vm-test $$f $(T); done
 endif

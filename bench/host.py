@@ -21,20 +21,34 @@ def sha256(path):
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def settings():
-    """What of the machine figures depend on."""
-    def first(path):
-        try:
-            return Path(path).read_text().strip()
-        except OSError:
-            return None
+def first_line(path):
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return None
 
-    cpu = "/sys/devices/system/cpu"
+
+# Of the processor that submits, after each round; a virtual machine is not told.
+khz_seen = []
+
+
+def look_at_frequency(cpu):
+    found = first_line(f"/sys/devices/system/cpu/cpu{cpu}/cpufreq/scaling_cur_freq")
+    if found:
+        khz_seen.append(int(found))
+
+
+def settings(cpu=None):
+    """What of the machine figures depend on; cpu is the processor that submits, if that is always the same."""
+    at = "/sys/devices/system/cpu"
     return {
         "cpus": os.cpu_count(),
-        "governor": first(f"{cpu}/cpu0/cpufreq/scaling_governor"),
-        "max_khz": first(f"{cpu}/cpu0/cpufreq/scaling_max_freq"),
-        "boost": first(f"{cpu}/cpufreq/boost"),
+        "cpu": cpu,
+        "governor": first_line(f"{at}/cpu{cpu or 0}/cpufreq/scaling_governor"),
+        "max_khz": first_line(f"{at}/cpu{cpu or 0}/cpufreq/scaling_max_freq"),
+        "boost": first_line(f"{at}/cpufreq/boost"),
+        "least_khz_seen": min(khz_seen, default=None),
+        "most_khz_seen": max(khz_seen, default=None),
     }
 
 
@@ -44,20 +58,21 @@ def percentiles(node, job):
     argv = ["fio", "--name=latency", f"--filename={node}", "--ioengine=io_uring", "--direct=1", f"--rw={rw}", "--rwmixread=70",
             f"--bs={job.bs}", f"--iodepth={job.qd}", f"--number_ios={max(LATENCY_IOS, 4 * job.qd)}", f"--size={measure.SPAN_BYTES}",
             "--randrepeat=1", "--norandommap", "--percentile_list=50:99:99.9", "--output-format=json", "--allow_mounted_write=0", "--thread"]
+    argv = [*measure.ON_PROCESSOR, *argv]
     done = json.loads(lab.sh(*argv))["jobs"][0]
     seen = done["write" if job.rw == "write" else "read"]["clat_ns"]["percentile"]
     return {name: seen[key] for name, key in PERCENTILES.items()}
 
 
 def perf_events(text, ios):
-    """perf stat -x, says: value,unit,event,... ; what the processor has not is no number."""
-    found = dict.fromkeys(EVENTS)
+    """perf stat -x, says: value,unit,event,... ; what the processor has not is no number. Of processors of two kinds, cpu_core/cycles/ and cpu_atom/cycles/."""
+    found = {}
     for line in text.splitlines():
         columns = line.split(",")
-        name = columns[2].split(":")[0] if len(columns) > 2 else ""
-        if name in found and columns[0].replace(".", "").isdigit():
-            found[name] = round(float(columns[0]) / ios, 2)
-    return found if any(v is not None for v in found.values()) else None
+        name = columns[2].removesuffix("/").split("/")[-1].split(":")[0] if len(columns) > 2 else ""
+        if name in EVENTS and columns[0].replace(".", "").isdigit():
+            found[name] = found.get(name, 0) + float(columns[0])
+    return {name: round(found[name] / ios, 2) if name in found else None for name in EVENTS} if found else None
 
 
 class Counter:
@@ -66,7 +81,8 @@ class Counter:
     pay were seen to spend; else what the generator's own clock says, which nothing is looked at for.
     """
 
-    def __init__(self, unit, waits):
+    def __init__(self, unit, waits, cpu=None):
+        self.cpu = cpu
         self.payers = payers.Payers() if unit == "cpu_ns" or waits else None
 
     def __enter__(self):
@@ -89,6 +105,8 @@ class Counter:
         cell.wall = cell.rounds.pop()
         cell.rounds.append(sum(value for name, value in found["payers"].items() if name != "other"))
         cell.more.update(found)
+        if self.cpu is not None:
+            look_at_frequency(self.cpu)
 
     @staticmethod
     def events(cells):

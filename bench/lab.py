@@ -17,8 +17,14 @@ HERE = Path(__file__).resolve().parent
 
 
 def built(name):
-    """A program of bench/build: beside this file where it was installed, or where it was built."""
-    return next((str(p) for p in (HERE / name, HERE.parent / "build/bench" / name) if p.exists()), str(HERE / name))
+    """What bench/CMakeLists.txt builds: beside this file where it was installed, or where it was built."""
+    return str(next((p for p in (HERE / name, HERE.parent / "build/bench" / name) if p.exists()), HERE / name))
+
+
+def objects():
+    """The folder of the programs: where they were installed, or built."""
+    installed = HERE.parent / "bpf"
+    return installed if (installed / "loop.bpf.o").exists() else HERE.parent / "build/bpf"
 
 
 class Failed(Exception):

@@ -35,8 +35,19 @@ REPORTING = ("main.py", "page.py", "plots.py", "tables.py", "result.py", "compar
 HOST_BACKINGS = ("null_blk", "null", "device")
 
 
+ENDING_SECONDS = 20
+
+
 class Failed(Exception):
     """No result; the text says why, in one line."""
+
+
+class Cut(Exception):
+    """A part was interrupted; result is what there was of it, or None."""
+
+    def __init__(self, result):
+        super().__init__()
+        self.result = result
 
 
 def say(text):
@@ -50,6 +61,7 @@ def arguments():
     p.add_argument("--dev", type=int)
     p.add_argument("--host", action="store_true")
     p.add_argument("--backing")
+    p.add_argument("--cpu")
     p.add_argument("--full", action="store_true")
     p.add_argument("--fresh", action="store_true")
     p.add_argument("--part", action="append", default=[])
@@ -90,14 +102,53 @@ def selection(chunks, args):
 
 def in_machine(chunks, args, out):
     """Measures these parts in one machine, and returns their result."""
-    if not (TREE / "scripts/vm").exists():
-        raise Failed(f"{HERE}: has no virtual machine: run it from the source tree, or with --host")
-    argv = [TREE / "bench/run", "--face", args.face, "--set", "full" if args.full else "quick", "--json", out]
+    notes = out.with_suffix(".notes")
+    argv = [TREE / "bench/run", "--face", args.face, "--set", "full" if args.full else "quick", "--json", out, "--notes", notes]
     argv += selection(chunks, args)
-    done = subprocess.run([str(a) for a in argv], stdout=sys.stderr, check=False)
-    if done.returncode:
+    # A session of its own: who interrupts this by ^C or by a signal to this process alone gets the same.
+    with subprocess.Popen([str(a) for a in argv], stdin=subprocess.DEVNULL, stdout=sys.stderr, start_new_session=True) as machine:
+        try:
+            status = machine.wait()
+        except KeyboardInterrupt as e:
+            end_session(machine)
+            raise Cut(last_of(notes)) from e
+        finally:
+            notes.unlink(missing_ok=True)
+    if status:
         raise Failed(f"the machine left no result of {', '.join(c.name for c in chunks)} (above)")
     return read_result(out)
+
+
+def end_session(machine):
+    """All of its processes, which end the machine and take away their files."""
+    for what in (signal.SIGTERM, signal.SIGKILL):
+        deadline = time.monotonic() + ENDING_SECONDS
+        try:
+            os.killpg(machine.pid, what)
+            while time.monotonic() < deadline:
+                machine.poll()
+                os.killpg(machine.pid, 0)
+                time.sleep(0.05)
+        except ProcessLookupError:
+            return
+
+
+def last_of(notes):
+    """The last whole line of what the machine wrote, as a result, or None."""
+    try:
+        lines = notes.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    except OSError:
+        return None
+    whole = notes.with_suffix(".last")
+    for line in reversed(lines):
+        whole.write_text(line, encoding="utf-8")
+        try:
+            return load(whole).data
+        except Unusable:
+            continue
+        finally:
+            whole.unlink()
+    return None
 
 
 def merge(parts):
@@ -145,6 +196,8 @@ def groups(chunks, args):
 
 
 def run_parts(args, out):
+    if not (TREE / "scripts/vm").exists():
+        raise Failed(f"{HERE}: has no virtual machine: run it from the source tree, or with --host")
     parts, began = [], time.monotonic()
     todo = groups(chosen(args), args)
     (out / PARTS).mkdir(parents=True, exist_ok=True)
@@ -160,13 +213,24 @@ def run_parts(args, out):
         fresh = file.with_suffix(".new")
         try:
             parts.append(in_machine(group, args, fresh))
-        except KeyboardInterrupt:
+        except Cut as e:
             say(f"interrupted: {len(parts)} of {len(todo)} parts are kept in {out / PARTS}; the same command goes on from there")
-            if parts:
-                return {**merge(parts), "interrupted": True}
-            raise
+            parts += [e.result] if e.result else []
+            if not parts:
+                raise KeyboardInterrupt from e
+            return {**merge(parts), "interrupted": True}
         fresh.rename(file)
     return merge(parts)
+
+
+def processor(wanted):
+    """On which the I/O is submitted: always the same one, so that rounds are alike."""
+    allowed = sorted(os.sched_getaffinity(0))
+    if wanted is None:
+        return allowed[-1]
+    if not wanted.isdigit() or int(wanted) not in allowed:
+        raise Failed(f"--cpu {wanted}: this process may use {', '.join(map(str, allowed))}")
+    return int(wanted)
 
 
 def on_host(args, out):
@@ -178,13 +242,14 @@ def on_host(args, out):
     if args.dev is not None:
         lab.ublk("list", "-n", args.dev)
     chunks = chosen(args)
+    cpu = processor(args.cpu)
     if not Path("/sys/kernel/tracing/events/sched").exists() and not Path("/sys/kernel/debug/tracing/events/sched").exists():
         raise Failed("--host tells CPU time by tracepoints, of which /sys/kernel/tracing has none: mount -t tracefs tracefs /sys/kernel/tracing, or use "
                      "a kernel with CONFIG_FTRACE and CONFIG_BPF_EVENTS")
     if (TREE / ".git").exists():
-        subprocess.run([str(HERE / "build")], stdout=sys.stderr, check=True)
+        subprocess.run([str(TREE / "scripts/build"), "bench-tools"], stdout=sys.stderr, check=True)
     env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-    argv = [sys.executable, HERE / "runner.py", "--set", set_of(args), "--unit", "cpu_ns", "--out", out / "result.new"]
+    argv = [sys.executable, HERE / "runner.py", "--set", set_of(args), "--unit", "cpu_ns", "--cpu", cpu, "--out", out / "result.new"]
     argv += selection(chunks, args)
     if args.backing:
         argv += ["--backing", args.backing]
@@ -241,9 +306,14 @@ def page(out):
         say("there is no report.html (above)")
 
 
+def interrupt(*unused):
+    raise KeyboardInterrupt
+
+
 def main():
     args = arguments()
     out = Path(args.output).resolve()
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         if args.what == "compare":
             if len(args.results) != 2:

@@ -98,11 +98,19 @@ class Cell:
         }
 
 
+# What goes before the generator's command line: on a host, what keeps it on one processor.
+ON_PROCESSOR = []
+
+
+def stay_on(cpu):
+    ON_PROCESSOR[:] = ["taskset", "-c", str(cpu)]
+
+
 def load_argv(nodes, job):
     """The generator's command line. SPAN_BYTES of each device are used."""
     options = {"rw": job.rw, "bs": job.bs, "qd": job.qd, "ios": job.count, "span": SPAN_BYTES}
     flags = ["--sequential"] * (job.pattern == "sequential") + ["--steady", "--small-pages"] * job.steady
-    return [LOAD, *(f"--{name}={value}" for name, value in options.items()), *flags, *nodes]
+    return [*ON_PROCESSOR, LOAD, *(f"--{name}={value}" for name, value in options.items()), *flags, *nodes]
 
 
 def load(nodes, job, split=False):

@@ -19,7 +19,7 @@ import lab
 from lab import Failed
 from measure import Path as Measured
 
-OBJECTS = Path(os.environ.get("UBLK_BPF_OBJ_DIR", lab.HERE.parent / "build/bpf"))
+OBJECTS = Path(os.environ.get("UBLK_BPF_OBJ_DIR", lab.objects()))
 CHECK_BYTES = 256 << 10
 CHECK_PLACES = 8
 
@@ -239,20 +239,22 @@ def check_data(way, backing):
 
 
 class Bench:
-    """Paths that live until close(); those that cannot be are in absent."""
+    """Paths that live until close(); what the result says of them, and of those that cannot be, is added to described and absent."""
 
-    def __init__(self):
+    def __init__(self, described, absent):
         self.stack = ExitStack()
         self.paths = []
-        self.absent = list(NEVER)
-        self.described = []
+        self.described = described
+        self.absent = absent
+        for never in NEVER:
+            self.missing(**never)
 
     def close(self):
         self.stack.close()
 
-    def missing(self, way, why):
-        if all(a["path"] != way.name for a in self.absent):
-            self.absent.append({"path": way.name, "why": why})
+    def missing(self, path, why):
+        if {"path": path, "why": why} not in self.absent:
+            self.absent.append({"path": path, "why": why})
 
     def add(self, way, backing_name, node, devices=1, queues=1, check=None):
         """
@@ -271,7 +273,7 @@ class Bench:
         except Wrong:
             raise
         except (Absent, Failed) as e:
-            self.missing(way, str(e))
+            self.missing(way.name, str(e))
             return False
         suffix = {"devices": devices, "queues": queues}
         path = Measured(backing_name, way.name, nodes[0], first.device, nodes=nodes, **suffix)

@@ -4,6 +4,7 @@
 // (bench/load.c) to its second. Every change of hands is a tracepoint; the time that a program here takes is left out, what it takes to
 // get to it is not.
 #include <linux/bpf.h>
+#include <linux/bpf_perf_event.h>
 #include <linux/ptrace.h>
 #include <stdbool.h>
 #include <bpf/bpf_core_read.h>
@@ -236,18 +237,24 @@ static __always_inline int copied(unsigned long bytes)
 	return 0;
 }
 
-// What is copied for an iov_iter: read() and write(), sockets, the driver's copy path. Not copy_to_user() of small structures. These are
-// kprobes, as the functions cannot be traced, and so dear that they are counted in a run of their own.
-SEC("kprobe/_copy_to_iter")
-int on_copy_to(struct pt_regs *regs)
+// What is copied for an iov_iter: read() and write(), sockets, the page cache, the driver's copy path. Not copy_to_user() of small structures.
+// These are breakpoints (bench/payers.c), as lib/ is compiled without what probes want, and so dear that they are counted in a run of their own.
+SEC("perf_event")
+int on_copy_to(struct bpf_perf_event_data *data)
 {
-	return copied(PT_REGS_PARM2(regs));
+	return copied(PT_REGS_PARM2(&data->regs));
 }
 
-SEC("kprobe/_copy_from_iter")
-int on_copy_from(struct pt_regs *regs)
+SEC("perf_event")
+int on_copy_from(struct bpf_perf_event_data *data)
 {
-	return copied(PT_REGS_PARM2(regs));
+	return copied(PT_REGS_PARM2(&data->regs));
+}
+
+SEC("perf_event")
+int on_copy_into_page_cache(struct bpf_perf_event_data *data)
+{
+	return copied(PT_REGS_PARM3(&data->regs));
 }
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";

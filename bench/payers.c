@@ -9,11 +9,14 @@
 #include <bpf/btf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
+#include <linux/hw_breakpoint.h>
+#include <linux/perf_event.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "payers.h"
@@ -41,6 +44,66 @@ static bool take_name(struct payer_name *name, const char *text)
 	return false;
 }
 
+// The functions of lib/iov_iter.c that the others end in; a processor has four breakpoints.
+static const struct {
+	const char *program, *symbol;
+} breakpoints[] = {
+	{ "on_copy_to", "_copy_to_iter" },
+	{ "on_copy_from", "_copy_from_iter" },
+	{ "on_copy_into_page_cache", "copy_folio_from_iter_atomic" },
+};
+
+// The address of a function of the kernel's, or 0 and errno.
+static unsigned long long address_of(const char *symbol)
+{
+	unsigned long long address, found = 0;
+	char name[256], type;
+	FILE *f = fopen("/proc/kallsyms", "re");
+
+	if (!f)
+		return 0;
+	while (!found && fscanf(f, "%llx %c %255s%*[^\n]", &address, &type, name) == 3)
+		if (!strcmp(name, symbol) && (type == 'T' || type == 't'))
+			found = address;
+	fclose(f);
+	errno = ENOENT; // not there, or hidden by kptr_restrict
+	return found;
+}
+
+// On all processors, as it belongs to no process.
+static bool attach_breakpoint(struct bpf_program *program, const char *symbol)
+{
+	struct perf_event_attr attr = {
+		.type = PERF_TYPE_BREAKPOINT,
+		.size = sizeof(attr),
+		.bp_type = HW_BREAKPOINT_X,
+		.bp_addr = address_of(symbol),
+		.bp_len = sizeof(long),
+		.sample_period = 1,
+		.exclude_user = 1,
+	};
+
+	if (!attr.bp_addr)
+		return failed(symbol, errno), false;
+	for (int cpu = 0, cpus = libbpf_num_possible_cpus(); cpu < cpus; cpu++) {
+		const int fd = syscall(SYS_perf_event_open, &attr, -1, cpu, -1, PERF_FLAG_FD_CLOEXEC);
+
+		if (fd < 0 && errno == ENODEV) // not online
+			continue;
+		if (fd < 0 || !bpf_program__attach_perf_event(program, fd))
+			return failed(symbol, errno), false;
+	}
+	return true;
+}
+
+static const char *breakpoint_of(const char *program)
+{
+	for (size_t i = 0; i < sizeof(breakpoints) / sizeof(*breakpoints); i++)
+		if (!strcmp(breakpoints[i].program, program))
+			return breakpoints[i].symbol;
+	return NULL;
+}
+
 // Who pays, or what is copied.
 static void choose(struct bpf_object *object, bool copies)
 {
@@ -48,7 +111,7 @@ static void choose(struct bpf_object *object, bool copies)
 
 	bpf_object__for_each_program(program, object) {
 		const char *name = bpf_program__name(program);
-		const bool of_copies = !strncmp(name, "on_copy_", 8) || !strcmp(name, "on_window");
+		const bool of_copies = breakpoint_of(name) || !strcmp(name, "on_window");
 
 		bpf_program__set_autoload(program, of_copies == copies);
 	}
@@ -59,10 +122,17 @@ static bool attach(struct bpf_object *object)
 	struct bpf_program *program;
 
 	bpf_object__for_each_program(program, object) {
-		if (!bpf_program__autoload(program) || bpf_program__attach(program))
+		const char *symbol = breakpoint_of(bpf_program__name(program));
+
+		if (!bpf_program__autoload(program))
 			continue;
-		failed(bpf_program__section_name(program), errno);
-		return false;
+		if (symbol) {
+			if (!attach_breakpoint(program, symbol))
+				return false;
+		} else if (!bpf_program__attach(program)) {
+			failed(bpf_program__section_name(program), errno);
+			return false;
+		}
 	}
 	return true;
 }

@@ -102,6 +102,33 @@ def latency(cells, chunk):
             cell.more["latency_ns"] = host.percentiles(cell.path.node, cell.job)
 
 
+class Notes:
+    """
+    The result so far, a line each time, for who ends the machine before it has ended: whole(cells) is the result with those of these cells that
+    have been measured.
+    """
+
+    EACH = 20  # cells
+
+    def __init__(self, path, whole):
+        self.path, self.whole = path, whole
+        self.taken = 0
+
+    def write(self, cells):
+        if self.path:
+            with open(self.path, "a", encoding="utf-8") as f:
+                f.write(json.dumps(self.whole(cells)) + "\n")
+
+    def after(self, take, cells):
+        """Takes a round of a cell, as take does, and writes now and then."""
+        def one(cell):
+            take(cell)
+            self.taken += 1
+            if not self.taken % self.EACH or cell is cells[-1]:
+                self.write(cells)
+        return one
+
+
 def unless_absent(found, what, look, *args):
     """What this kernel cannot tell is listed as absent."""
     try:
@@ -163,16 +190,16 @@ def make_paths(bench, chunk, backing, args):
         try:
             node = backing.node(way)
         except paths.Absent as e:
-            bench.missing(way, str(e))
+            bench.missing(way.name, str(e))
             continue
         progress(f"makes {way.name}" + (f", {chunk.devices} devices" if chunk.devices > 1 else ""))
         if bench.add(way, backing.name, node, chunk.devices, chunk.queues, check):
             bench.paths[-1].waits = backing.waits
 
 
-def measure_chunk(chunk, args, found):
+def measure_chunk(chunk, args, found, notes):
     """Adds to the result what it finds; whatever was made is gone afterwards."""
-    bench = paths.Bench()
+    bench = paths.Bench(found["paths"], found["absent"])
     cells = []
     try:
         backing = Backing(chunk.backing, bench.stack, args)
@@ -184,8 +211,8 @@ def measure_chunk(chunk, args, found):
             time.sleep(SETTLE_SECONDS)
         cells = [measure.Cell(path, job) for job in (*chunk.jobs, *chunk.main_jobs) for path in bench.paths
                  if (job in chunk.jobs or path.name in main) and (not args.job or sets.name(job) in args.job)]
-        with host.Counter(args.unit, backing.waits) as counter:
-            measure.rounds(bench.paths, cells, args.rounds or chunk.rounds, progress, counter.one_round,
+        with host.Counter(args.unit, backing.waits, args.cpu) as counter:
+            measure.rounds(bench.paths, cells, args.rounds or chunk.rounds, progress, notes.after(counter.one_round, cells),
                            ("read",) if chunk.backing == "device" else ("read", "write"))
         if args.unit == "instructions" and not backing.waits:
             progress("looks who pays")
@@ -193,14 +220,11 @@ def measure_chunk(chunk, args, found):
         elif args.unit == "cpu_ns":
             host.Counter.events([c for c in cells if c.rounds])
         progress("looks what is copied")
-        copied = [c for c in cells if c.job in (*sets.CORE, *sets.NULL_JOBS) and c.path.devices == 1]
-        unless_absent(found, "bytes copied", what_is_copied, copied)
+        unless_absent(found, "bytes copied", what_is_copied, [c for c in cells if c.path.devices == 1 and c.job not in sets.QUICK_MAIN])
         if chunk.latency and not backing.waits:
             progress("asks fio for percentiles")
             latency(cells, chunk)
     finally:
-        found["paths"] += bench.described
-        found["absent"] += [a for a in bench.absent if a not in found["absent"]]
         found["cells"] += [finish(c, args.unit) for c in cells if c.rounds]
         progress("takes away what it has made")
         bench.close()
@@ -230,39 +254,18 @@ def arguments():
     p.add_argument("--unit", default="instructions", choices=("instructions", "cpu_ns"))
     p.add_argument("--backing", help="a disk to be used instead of null_blk; what is on it is overwritten")
     p.add_argument("--dev", type=int, help="with --set device: N of /dev/ublkbN")
+    p.add_argument("--cpu", type=int, help="the processor that submits")
+    p.add_argument("--notes", help="the result so far, a line each time")
     p.add_argument("--out", default="/out/result.json")
     return p.parse_args()
 
 
-def run(args, found):
-    for chunk in sets.chunks_of(args.set):
-        if not args.chunk or chunk.name in args.chunk:
-            progress(f"--- {chunk.name}")
-            measure_chunk(chunk, args, found)
-
-
-def main():
-    args = arguments()
-    for s in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(s, lab.Interruption.note)
-    found = {"backings": {}, "paths": [], "absent": [], "cells": []}
-    status = 0
-    try:
-        head = versions()
-        run(args, found)
-    except lab.Failed as e:
-        print(f"bench: {e}", file=sys.stderr)
-        return 2
-    except lab.Interrupted:
-        status = 130
-        if not found["cells"]:
-            print("bench: interrupted before anything was measured", file=sys.stderr)
-            return status
-    result = {
+def result_of(args, head, found, interrupted):
+    return {
         "version": 1,
         "set": args.set,
         "unit": args.unit,
-        "interrupted": status != 0,
+        "interrupted": interrupted,
         **head,
         "settings": {
             "rounds": args.rounds or 0,
@@ -271,12 +274,47 @@ def main():
             "null_blk": {**lab.NULL_BLK, "size_mib": BACKING_MIB},
             "ublk": {"nr_hw_queues": 1, "queue_depth": 128},
             "icount": os.environ.get("BENCH_ICOUNT", ""),
-            **host.settings(),
+            **host.settings(args.cpu),
         },
         **found,
         "generator_part": [],
         "checks": [],
     }
+
+
+def run(args, head, found):
+    def whole(cells):
+        measured = [finish(c, args.unit) for c in cells if c.rounds]
+        return result_of(args, head, {**found, "cells": found["cells"] + measured}, True)
+
+    notes = Notes(args.notes, whole)
+    for chunk in sets.chunks_of(args.set):
+        if not args.chunk or chunk.name in args.chunk:
+            progress(f"--- {chunk.name}")
+            measure_chunk(chunk, args, found, notes)
+            notes.write([])
+
+
+def main():
+    args = arguments()
+    if args.cpu is not None:
+        measure.stay_on(args.cpu)
+    for s in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(s, lab.Interruption.note)
+    found = {"backings": {}, "paths": [], "absent": [], "cells": []}
+    status = 0
+    try:
+        head = versions()
+        run(args, head, found)
+    except lab.Failed as e:
+        print(f"bench: {e}", file=sys.stderr)
+        return 2
+    except lab.Interrupted:
+        status = 130
+        if not found["cells"]:
+            print("bench: interrupted before anything was measured", file=sys.stderr)
+            return status
+    result = result_of(args, head, found, status != 0)
     Path(args.out).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return status
 

@@ -13,12 +13,12 @@ namespace ublk::cli {
 namespace {
 
 // The harness is not part of this program: in the source tree it is beside
-// what is built, installed it is under share/.
+// what is built, installed it is under lib/.
 Result<std::filesystem::path> harness(const std::filesystem::path& self) {
   if (const char* dir = std::getenv("UBLK_BPF_BENCH_DIR"))
     return std::filesystem::path(dir) / "main.py";
   const auto bin = self.parent_path();
-  for (const char* dir : {"../../bench", "../share/ublk-bpf/bench"}) {
+  for (const char* dir : {"../../bench", "../lib/ublk-bpf/bench"}) {
     std::error_code ignored;
     const auto found =
         std::filesystem::weakly_canonical(bin / dir / "main.py", ignored);
@@ -46,6 +46,7 @@ std::vector<std::string> arguments_of(const Options& options) {
   add(argv, "--backing", bench.backing);
   add(argv, "--output", bench.output);
   add(argv, "--face", bench.face);
+  add(argv, "--cpu", bench.cpu);
   if (bench.rounds) add(argv, "--rounds", std::to_string(bench.rounds));
   for (const std::string& part : bench.parts) add(argv, "--part", part);
   for (const std::string& job : bench.jobs) add(argv, "--job", job);
@@ -69,6 +70,9 @@ Result<void> check(const Options& options) {
   if (!bench.backing.empty() && !bench.host)
     return fail(EINVAL, "--backing {}: is of this host: say --host too",
                 bench.backing);
+  if (!bench.cpu.empty() && !bench.host && options.dev_id < 0)
+    return fail(EINVAL, "--cpu {}: is of this host: say --host or --dev too",
+                bench.cpu);
   if (options.dev_id >= 0 && (bench.full || !bench.backing.empty()))
     return fail(EINVAL, "--dev {}: is neither for --full nor for --backing",
                 options.dev_id);
@@ -90,6 +94,9 @@ void define_bench(Arguments& command, Options& options) {
   command.text("--backing", bench.backing, "DISK",
                "with --host: a disk that nobody uses, WHICH IS OVERWRITTEN "
                "(default: null_blk)");
+  command.text("--cpu", bench.cpu, "N",
+               "with --host or --dev: the processor that submits (default: the "
+               "last that this process may use)");
   command.flag("--full", bench.full,
                "all sizes, depths, backings and numbers of devices: hours; it "
                "goes on where it was interrupted");

@@ -63,6 +63,7 @@ struct BenchOptions {
   std::string backing;
   std::string output = "ublk-bpf-bench";
   std::string face;
+  std::string cpu;
   uint32_t rounds = 0;
   std::vector<std::string> parts;
   std::vector<std::string> jobs;

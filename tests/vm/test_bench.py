@@ -45,10 +45,11 @@ def figures(result):
 def test_host_measures_null_blk_and_takes_all_of_it_away(lab):
     before = machine()
     bench("--host", "--part", "paths", "--job", "read-4k-qd1", "--job", "write-64k-qd32", "--rounds", 1, "--path", "raw", "--path", "kernel loop", "--path", "dm-linear", "--path", "nbd, qemu-nbd",
-          "--path", "server", "--path", "program", "-o", "out", cwd=lab.tmp)
+          "--path", "server", "--path", "program", "--cpu", 0, "-o", "out", cwd=lab.tmp)
     assert machine() == before
     result = json.loads((lab.tmp / "out/result.json").read_text())
     assert result["unit"] == "cpu_ns" and not result["interrupted"]
+    assert result["settings"]["cpu"] == 0
     assert {p["name"] for p in result["paths"]} | {a["path"] for a in result["absent"]} >= {"raw", "kernel loop", "dm-linear", "nbd, qemu-nbd",
                                                                                             "server", "program", "io_uring BPF loop"}
     assert all(p["checked"] for p in result["paths"])
@@ -56,6 +57,8 @@ def test_host_measures_null_blk_and_takes_all_of_it_away(lab):
     server, program = (cells[path, "read", 4096, 1] for path in ("server", "program"))
     assert server["payers"]["server_system"] > 0 and server["wakeups_per_io"]["server"] > 0.5
     assert program["payers"]["server_user"] == program["payers"]["server_system"] == 0
+    # the driver copies what is read once, the program's I/O is done on the reader's own pages
+    assert 4096 <= server["copied_bytes_per_io"] < 4300 and program["copied_bytes_per_io"] < 100
     assert program["syscalls_per_io"]["submitter"] >= 1 and program["latency_ns"]["p50"] > 0
     report = (lab.tmp / "out/report.txt").read_text()
     assert "program" in report and "io_uring BPF loop" in report
@@ -150,12 +153,26 @@ def test_disk_that_somebody_has_is_not_touched(lab):
         subprocess.run(["losetup", "-d", node], check=True)
 
 
+@needs_tracing
+def test_disk_that_nobody_has_is_measured(lab):
+    disk = lab.null_blk(64)
+    before = machine()
+    bench("--host", "--backing", disk.path, "--part", "paths", "--job", "write-4k-qd1", "--rounds", 1, "--path", "raw", "--path", "kernel loop", "--path", "dm-linear",
+          "--path", "program", "-o", "out", cwd=lab.tmp)
+    assert machine() == before
+    result = json.loads((lab.tmp / "out/result.json").read_text())
+    assert {(c["backing"], c["path"]) for c in result["cells"]} == {("disk", p) for p in ("raw", "kernel loop", "program")}
+    assert {"path": "dm-linear", "why": "would keep the others from the disk"} in result["absent"]
+
+
 def test_used_wrongly(lab):
     refused("tape", cwd=lab.tmp, match="run, compare and report")
     refused("compare", "a.json", cwd=lab.tmp, match="2 results")
     refused("--backing", "/dev/null", cwd=lab.tmp, match="--host")
     refused("--host", "--part", "tape", cwd=lab.tmp, match=("tape", "paths"))
     refused("--host", "--job", "read-5k-qd1", cwd=lab.tmp, match=("read-5k-qd1", "read-4k-qd1"))
+    refused("--host", "--cpu", "4096", cwd=lab.tmp, match=("4096", "this process may use 0"))
+    refused("--cpu", "0", cwd=lab.tmp, match="--host or --dev")
     refused("--host", "--path", "tape", cwd=lab.tmp, match=("tape", "kernel loop"))
     # that would take /dev/ram0
     refused("--host", "--full", "--part", "ext4-read-random", cwd=lab.tmp, match=("ext4-read-random: there are null_blk-",))
