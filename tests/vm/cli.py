@@ -15,6 +15,8 @@ TEST_OBJ_DIR = Path(os.environ.get("UBLK_BPF_TEST_OBJ_DIR", TREE / "build/tests/
 # what ublk-bpf bench tells CPU time by on a host
 TRACEPOINTS = all((Path("/sys/kernel/tracing/events") / e).exists() for e in ("raw_syscalls/sys_enter", "sched/sched_switch"))
 TOOLS = TREE / "build/tests/tools"
+# The command is: it has memory and threads that are its sanitizer's, and what an idle one costs is not judged.
+SANITIZED = "UBLK_BPF_REPORTS" in os.environ
 # A debug kernel under emulation is an order of magnitude slower.
 TIME_SCALE = float(os.environ.get("UBLK_BPF_TIME_SCALE", "1"))
 

@@ -138,6 +138,7 @@ def test_redirected_io_never_wakes_the_server(lab):
     assert device.info()["server"]["wakeups"] > after["wakeups"] + 50
 
 
+@pytest.mark.skipif(cli.SANITIZED, reason="the sanitizer's own thread does")
 @pytest.mark.parametrize("attached", [False, True])
 def test_idle_device_uses_no_cpu(lab, attached):
     device, _ = lab.loop_device(8)
