@@ -54,6 +54,7 @@ class Path:
     devices: int = 1
     queues: int = 1
     waits: bool = False  # for a disk, whose time is not ours
+    memory: dict = None  # bytes of each device: of its server, of the machine
 
 
 @dataclass

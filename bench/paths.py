@@ -22,6 +22,7 @@ from measure import Path as Measured
 OBJECTS = Path(os.environ.get("UBLK_BPF_OBJ_DIR", lab.objects()))
 CHECK_BYTES = 256 << 10
 CHECK_PLACES = 8
+FEW = 16  # devices
 
 
 class Wrong(Failed):
@@ -262,6 +263,7 @@ class Bench:
         before, to see that it does what it should. Returns whether it could be made.
         """
         nodes, first = [], None
+        before = available_bytes()
         try:
             if check:
                 check_data(way, check)
@@ -275,15 +277,23 @@ class Bench:
         except (Absent, Failed) as e:
             self.missing(way.name, str(e))
             return False
-        suffix = {"devices": devices, "queues": queues}
-        path = Measured(backing_name, way.name, nodes[0], first.device, nodes=nodes, **suffix)
+        # What one device takes drowns in what the machine does meanwhile.
+        taken = max(before - available_bytes(), 0) // devices if devices >= FEW else None
+        memory = {"server_rss_bytes": sum(map(rss, first.pids)) if first.pids else None, "machine_bytes": taken}
+        path = Measured(backing_name, way.name, nodes[0], first.device, nodes=nodes, devices=devices, queues=queues, memory=memory)
         self.paths.append(path)
         if devices == 1:
             self.described.append({
                 "name": way.name, "backing": backing_name, "what": way.what, "checked": bool(check),
-                "memory": {"server_rss_bytes": sum(rss(p) for p in first.pids) if first.pids else None},
+                "memory": {"server_rss_bytes": memory["server_rss_bytes"]},
             })
         return True
+
+
+def available_bytes():
+    """What the kernel thinks could be given to a new process."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
 
 
 def rss(pid):

@@ -96,7 +96,7 @@ def _list_of(**names):
 CELL = {"backing": _text, "path": _text, "rw": _text, "bs": _count, "qd": _count}
 CELL_OPTIONAL = {
     "pattern": _text, "queues": _count, "devices": _count, "cost_per_io": _number, "insns_per_io": _number, "spread": _number,
-    "payers": _numbers, "syscalls_per_io": _numbers, "wakeups_per_io": _numbers, "latency_ns": _numbers, "events_per_io": _numbers,
+    "payers": _numbers, "syscalls_per_io": _numbers, "wakeups_per_io": _numbers, "latency_ns": _numbers, "events_per_io": _numbers, "memory": _numbers,
     "context_switches_per_io": _number, "copied_bytes_per_io": _number, "iops": _number, "bytes_per_s": _number,
     "traced_cost_per_io": _number,
 }

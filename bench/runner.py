@@ -164,6 +164,7 @@ def finish(cell, unit):
         "pattern": cell.job.pattern,
         "queues": cell.path.queues,
         "devices": cell.path.devices,
+        "memory": cell.path.memory,
         "iops": round(per_s, 1) if per_s else None,
         "bytes_per_s": round(per_s * cell.job.bs) if per_s else None,
     }

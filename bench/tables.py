@@ -137,12 +137,19 @@ OTHERS = [
     ("cycles", lambda *at: _count(_get(at, "events_per_io", "cycles"))),
     ("cache misses", lambda *at: per_io(_get(at, "events_per_io", "cache-misses"))),
     ("dTLB misses", lambda *at: per_io(_get(at, "events_per_io", "dTLB-load-misses"))),
-    ("server MiB", lambda result, backing, path, job: _mib(result.memory(path, backing))),
+    ("server MiB", lambda *at: _mib(_server_bytes(*at))),
+    ("machine MiB", lambda *at: _mib(_get(at, "memory", "machine_bytes"))),
 ]
 
 
 def _get(at, *names):
     return at[0].figure(*at[1:], *names)
+
+
+def _server_bytes(result, backing, path, job):
+    """Of each device; old results have it of each path."""
+    cell = result.cell(backing, path, job)
+    return result.memory(path, backing) if "memory" not in cell else (cell["memory"] or {}).get("server_rss_bytes")
 
 
 def _mib(value):
