@@ -88,7 +88,9 @@ def have_module(name):
     return subprocess.run(["modprobe", "-q", name], check=False).returncode == 0
 
 
-NULL_BLK = {"irqmode": 0, "queue_mode": 2, "blocksize": 512, "submit_queues": 1, "hw_queue_depth": 128}
+# It takes 512 KiB at once, as disks do. Of its own accord it takes 127.5 KiB: what is larger must be split, which io_uring's first try, which may
+# not wait, is refused (block/blk-merge.c), so that the raw device would be the dearest.
+NULL_BLK = {"irqmode": 0, "queue_mode": 2, "blocksize": 512, "submit_queues": 1, "hw_queue_depth": 128, "max_sectors": 1024}
 
 
 def null_blk(name, size_mib, memory_backed):

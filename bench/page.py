@@ -31,8 +31,8 @@ body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 70rem; background:
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .3rem; } h2 { font-size: 1.25rem; margin: 2.6rem 0 .6rem; border-top: 1px solid var(--line);
  padding-top: 1.4rem; } h3 { font-size: 1rem; margin: 1.5rem 0 .4rem; }
 p { max-width: 48rem; margin: .5rem 0; } .dim, figcaption { color: var(--dim); font-size: .9rem; }
-.tiles { display: flex; flex-wrap: wrap; gap: .75rem; margin: 1.25rem 0; padding: 0; list-style: none; }
-.tiles li { flex: 1 1 12rem; background: var(--soft); border: 1px solid var(--line); border-radius: .5rem; padding: .75rem 1rem; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); gap: .75rem; margin: 1.25rem 0; padding: 0; list-style: none; }
+.tiles li { background: var(--soft); border: 1px solid var(--line); border-radius: .5rem; padding: .75rem 1rem; }
 .tiles b { display: block; font-size: 1.6rem; line-height: 1.2; color: var(--hot); } .tiles span { color: var(--dim); font-size: .85rem; }
 figure { margin: 1.25rem 0 2rem; } figure svg { width: 100%; height: auto; max-width: 60rem; display: block; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .84rem; font-variant-numeric: tabular-nums; margin: .4rem 0 1rem; }
