@@ -95,10 +95,10 @@ def nvme():
     return os.path.realpath(disks[0])
 
 
-def latency(cells, chunk):
+def latency(cells, jobs):
     """Percentiles, of fio."""
     for cell in cells:
-        if cell.job in sets.LATENCY_JOBS or (len(chunk.jobs) > 20 and cell.job.pattern == "random"):
+        if cell.job in jobs:
             cell.more["latency_ns"] = host.percentiles(cell.path.node, cell.job)
 
 
@@ -168,10 +168,9 @@ def finish(cell, unit):
         "iops": round(per_s, 1) if per_s else None,
         "bytes_per_s": round(per_s * cell.job.bs) if per_s else None,
     }
-    nothing = dict.fromkeys(("payers", "syscalls_per_io", "context_switches_per_io", "wakeups_per_io", "copied_bytes_per_io",
-                             "latency_ns", "events_per_io", "traced_cost_per_io"))
-    cell.more = {**more, **nothing, **cell.more}
-    found = cell.to_json()
+    looked_at = ("payers", "syscalls_per_io", "context_switches_per_io", "wakeups_per_io", "copied_bytes_per_io", "latency_ns", "events_per_io",
+                 "traced_cost_per_io")
+    found = {**cell.to_json(), **more, **{name: cell.more.get(name) for name in looked_at}}
     if unit != "instructions":
         found["insns_per_io"] = (found["events_per_io"] or {}).get("instructions")
     return found
@@ -224,7 +223,7 @@ def measure_chunk(chunk, args, found, notes):
         unless_absent(found, "bytes copied", what_is_copied, [c for c in cells if c.path.devices == 1 and c.job not in sets.QUICK_MAIN])
         if chunk.latency and not backing.waits:
             progress("asks fio for percentiles")
-            latency(cells, chunk)
+            latency(cells, chunk.latency)
     finally:
         found["cells"] += [finish(c, args.unit) for c in cells if c.rounds]
         progress("takes away what it has made")

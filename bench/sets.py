@@ -54,11 +54,11 @@ class Chunk:
     queues: int = 1
     main_only: bool = False
     rounds: int = 3
-    latency: bool = False
+    latency: tuple = ()  # jobs of which fio says how long an I/O takes
 
 
 QUICK = [
-    Chunk("paths", "null_blk", tuple(CORE), tuple(QUICK_MAIN), rounds=3, latency=True),
+    Chunk("paths", "null_blk", tuple(CORE), tuple(QUICK_MAIN), rounds=3, latency=tuple(LATENCY_JOBS)),
     Chunk("null", "null", tuple(NULL_JOBS), rounds=3),
     Chunk("devices-16", "null_blk", (job("read", 4 * KIB, 32, scale=2),), devices=16, main_only=True, rounds=3),
 ]
@@ -72,7 +72,8 @@ def full():
         for rw in ("read", "write", "mixed"):
             for pattern in ("random", "sequential"):
                 mine = tuple(j for j in jobs if j.rw == rw and j.pattern == pattern)
-                chunks.append(Chunk(f"{backing}-{rw}-{pattern}", backing, mine, latency=True))
+                timed = tuple(j for j in mine if pattern == "random" and j.bs <= 64 * KIB)
+                chunks.append(Chunk(f"{backing}-{rw}-{pattern}", backing, mine, latency=timed))
         chunks.append(Chunk(f"{backing}-queues-2", backing, tuple(CORE), queues=2))
     chunks.append(Chunk("null", "null", tuple(replace(j, count=2 * j.count) for j in NULL_JOBS)))
     for devices in DEVICES[1:]:
@@ -81,8 +82,8 @@ def full():
     return chunks
 
 
-DEVICE = [Chunk("device", "device", tuple(job("read", bs, qd) for bs, qd in ((4 * KIB, 1), (4 * KIB, 32), (64 * KIB, 1), (64 * KIB, 32))),
-                latency=True)]
+DEVICE_JOBS = tuple(job("read", bs, qd) for bs in (4 * KIB, 64 * KIB) for qd in (1, 32))
+DEVICE = [Chunk("device", "device", DEVICE_JOBS, latency=DEVICE_JOBS)]
 
 
 def chunks_of(name):
