@@ -73,7 +73,9 @@ def escaped(rows):
 
 def claims_part(result):
     """What others have published, beside this."""
-    found = claims.measured(result)
+    found = [c for c in claims.measured(result) if c["measured"]]
+    if not found:
+        return []
     out = ["### What was claimed, measured again", report.markdown(escaped(claims.rows(found)), right="")]
     why = [f"- **{c['name']}**: {' '.join(c['why'])}" for c in found if c["why"]]
     return out + (["Why ours differs:", "\n".join(why)] if why else [])
@@ -135,8 +137,12 @@ def section(path, svg_dir=None):
 
 
 def document(paths, svg_dir=None):
-    """All of docs/performance.md."""
-    ordered = sorted(paths, key=lambda p: not json.loads(Path(p).read_text(encoding="utf-8")).get("set"))
+    """All of docs/performance.md: the quick set, other sets, what bench/run measured."""
+    def place(path):
+        kind = json.loads(Path(path).read_text(encoding="utf-8")).get("set")
+        return 0 if kind == "quick" else 1 if kind else 2
+
+    ordered = sorted(paths, key=place)
     return "\n".join([HEAD] + [section(p, svg_dir) + "\n" for p in ordered]).rstrip()
 
 

@@ -268,7 +268,7 @@ def result_of(args, head, found, interrupted):
         "interrupted": interrupted,
         **head,
         "settings": {
-            "rounds": args.rounds or 0,
+            "rounds": args.rounds or max(c.rounds for c in sets.chunks_of(args.set)),
             "settle_s": SETTLE_SECONDS if args.unit == "instructions" else 0,
             "span_bytes": measure.SPAN_BYTES,
             "null_blk": {**lab.NULL_BLK, "size_mib": BACKING_MIB},

@@ -83,9 +83,11 @@ def cost_tables(result, backing):
 
 
 def close_jobs(result, backing):
-    """Where the cost is looked at closely: those of CLOSE that were measured, else the first."""
+    """Where the cost is looked at closely: those of CLOSE that were measured, else the first, and one with the most devices."""
     jobs = result.jobs(backing)
-    return [j for j in CLOSE if j in jobs] or jobs[:1]
+    most = max((j.devices for j in jobs), default=1)
+    many = [j for j in jobs if j.devices == most > 1][:1]
+    return ([j for j in CLOSE if j in jobs] or jobs[:1]) + [j for j in many if j != jobs[0]]
 
 
 def payers_rows(result, backing, job):
