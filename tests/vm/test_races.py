@@ -2,6 +2,8 @@
 """Commands at once on one device: each does its work or says in one line why not, and what is left is one or the other."""
 
 import os
+import signal
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import cli
@@ -18,6 +20,10 @@ ROUNDS = 5
 def at_once(*commands):
     with ThreadPoolExecutor(len(commands)) as pool:
         return list(pool.map(lambda args: cli.run(*args, "--json"), commands))
+
+
+def device_state(dev_id):
+    return next((d["state"] for d in cli.devices() if d["dev_id"] == dev_id), None)
 
 
 def judge(outcomes, *allowed):
@@ -151,3 +157,22 @@ def test_addition_against_deletion_and_list(lab):
         judge([again], "ENODEV")
         wait_for("nothing to be left", lambda: not leftovers.processes() and not leftovers.state_files())
         assert cli.devices() == []
+
+
+def test_device_is_deleted_when_its_server_is_about_to_start_it(lab):
+    """Its commands are canceled and none can take a request: the driver must not start it, the partition scan would be the first to fall."""
+    strace = ["strace", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", "trace=renameat", "-e", "inject=renameat:delay_exit=3s"]
+    argv = [*strace, cli.COMMAND, "add", "-t", "null", "-n", "9", "--size", "1M", "--json"]
+    add = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for("the state, which is written last", lambda: "9.json" in leftovers.state_files())
+        assert device_state(9) == "dead"
+        cli.ok("del", "-n", 9)
+        out, err = add.communicate(timeout=cli.seconds(60))
+    finally:
+        for pid in leftovers.processes():
+            os.kill(pid, signal.SIGKILL)
+        add.kill()
+        cli.run("del", "-n", 9)
+    assert add.returncode == 1 and err.startswith("ublk-bpf: ") and len(err.strip().splitlines()) == 1, out + err
+    assert device_state(9) is None and not leftovers.state_files()
