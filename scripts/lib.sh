@@ -46,9 +46,13 @@ key_of() {
 	done | sha256sum | cut -c1-16
 }
 
-# key_of_tree DIR...: the same for all files below directories, by name and content.
+# key_of_tree DIR...: the same for all files below directories, by content and by name in the directory, wherever that is.
 key_of_tree() {
-	find "$@" -type f -print0 | LC_ALL=C sort -z | xargs -0 -r sha256sum | sha256sum | cut -c1-16
+	local d
+	for d in "$@"; do
+		(cd "$d" && find . -type f -print0 | LC_ALL=C sort -z | xargs -0 -r sha256sum)
+		echo
+	done | sha256sum | cut -c1-16
 }
 
 # cached ENTRY FUNCTION [ARG...]: makes the directory $CACHE/ENTRY unless it is there.
