@@ -6,11 +6,14 @@
 #   make demo            a file becomes /dev/ublkb0, served by a program, in a virtual machine with a stock kernel
 #        KERNEL=patched    ... with the kernel that has the program type
 #        NATIVE=1          ... on this host, as root
-#   make test            all tests: unit, and in virtual machines with both faces of the kernel part, and stock kernels without
+#   make test            the quick tests: unit, and in virtual machines with both faces of the kernel part, and stock kernels without
 #        FACE=module       ... only the stock kernel with our module (struct_ops), or
 #        FACE=type         ... only the patched kernel (BPF_PROG_TYPE_UBLK), or
 #        FACE=stock-6.12   ... only this stock kernel as it is; also stock-6.18, stock-7.2
 #        T="ARGS"          ... with these arguments for pytest, as in T="test_cli.py -x" (no unit tests)
+#   make test-full       everything: the above with its slow tests (UBLK_BPF_FULL=1), test-debug, selftests, test-kill, test-asan,
+#                         test-tsan; says how long each takes. Hours.
+#        SUITES="..."      ... only these, as in SUITES="module debug" (scripts/test)
 #   make test-debug      attach, kill, verify and memory tests on a kernel with KASAN, lockdep, PROVE_RCU, UBSAN
 #   make test-kill       200 times kill -9 of the server under writes, over all recovery modes and data paths
 #   make selftests       the kernel's own selftests of ublk with our command in kublk's place: what passes with kublk must pass
@@ -36,11 +39,12 @@ STOCK = stock-7.2 stock-6.18 stock-6.12
 FACE ?= module type $(if $(filter test,$(MAKECMDGOALS)),$(if $(T),,$(STOCK)))
 KERNEL ?= module
 T ?=
+SUITES ?= check unit fuzz bench module type $(STOCK) debug selftests kill asan tsan
 # kublk and the kernel's selftests come with the kernel's source.
 fetched = $(sort $(if $(filter module,$(1)),stock source) $(if $(filter type debug patched,$(1)),source) \
 	$(filter stock-%,$(1)))
 
-.PHONY: help build check test test-debug test-kill test-asan test-tsan fuzz bench bench-report demo check-series selftests selftests-reference clean distclean
+.PHONY: help build check test test-full test-debug test-kill test-asan test-tsan fuzz bench bench-report demo check-series selftests selftests-reference clean distclean
 .NOTPARALLEL:
 
 help:
@@ -59,6 +63,11 @@ ifeq ($(T),)
 else
 	@set -e; for f in $(FACE); do scripts/vm-test $$f $(T); done
 endif
+
+test-full:
+	@scripts/prepare guest stock source $(STOCK)
+	@scripts/build
+	@UBLK_BPF_FULL=1 FUZZ_SECONDS=$${FUZZ_SECONDS:-60} scripts/test $(SUITES)
 
 test-debug:
 	@scripts/prepare guest source
