@@ -156,6 +156,7 @@ void stop_if_started(uint32_t dev_id, std::chrono::milliseconds patience) {
   auto control = Control::open();  // the caller's is waiting
   if (!control) return;
   const auto info = control->info(dev_id);
+  // Whoever waits for the device's end sees whether this has helped.
   if (info && info->state == UBLK_S_DEV_LIVE &&
       !std::ranges::binary_search(device_ids(), dev_id))
     (void)stop_device(*control, dev_id, false, patience);

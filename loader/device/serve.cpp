@@ -46,6 +46,7 @@ class NewDevice {
   ~NewDevice() {
     if (kept_) return;
     // The first lets the threads end, without which the second would wait.
+    // Why it was not kept is what the user hears; what stays is for gc.
     (void)place_.control.stop(device_.dev_id);
     device_.server.reset();
     (void)place_.control.remove(device_.dev_id);
@@ -160,8 +161,9 @@ Result<void> serve_new(const std::vector<AddRequest>& requests,
     live.push_back(TRY(describe(place.control, place.states, info.dev_id)));
   }
   if (!hooks.live(live))
-    return fail(ECANCELED, "{}: is deleted again: the command that was to add "
-                           "it has been interrupted",
+    return fail(ECANCELED,
+                "{}: is deleted again: the command that was to add "
+                "it has been interrupted",
                 device_name(live.front().info.dev_id));
   std::vector<Served> served;
   for (auto& device : added) served.push_back(device->keep());

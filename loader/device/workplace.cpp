@@ -75,6 +75,8 @@ Result<void> take_down(Workplace& place, Served& device) {
 // must not go on without it.
 Result<void> let_go(Workplace& place, Served& device) {
   if (device.server->failed())
+    // That it has failed is what join() says below; a device that cannot be
+    // stopped either is gc's.
     if (auto info = place.control.info(device.dev_id);
         info && info->state == UBLK_S_DEV_LIVE)
       (void)place.control.stop(device.dev_id);

@@ -29,6 +29,7 @@ Result<std::unique_ptr<Server>> Server::create(
   return server;
 }
 
+// Who wants to know how it ended has joined before.
 Server::~Server() { (void)join(); }
 
 void Server::serve(size_t index) {

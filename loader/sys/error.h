@@ -19,7 +19,7 @@ std::string fmt(std::format_string<Args...> format, Args&&... args) {
 
 // A failure that keeps the first errno and gains context outward. Its line
 // reads `<object>: <attempt>: <errno text>: <hint>`.
-class Error {
+class [[nodiscard]] Error {
  public:
   // A failed system call or kernel command. `code` is a positive errno.
   static Error sys(int code, std::string attempt);
@@ -55,8 +55,17 @@ class Error {
   std::string detail_;
 };
 
+// A value or why there is none. Must be looked at: one that is dropped, or kept
+// in a variable that nobody reads, does not compile. Where an error does not
+// matter, `(void)` and a comment say so.
 template <typename T>
-using Result = std::expected<T, Error>;
+class [[nodiscard, gnu::warn_unused]] Result : public std::expected<T, Error> {
+ public:
+  using Base = std::expected<T, Error>;
+  using Base::Base;
+  // What the monadic functions return.
+  Result(Base base) : Base(std::move(base)) {}
+};
 
 // The kernel's and liburing's convention, a negative errno or a value, turned
 // into a positive errno: 0 if `result` is no error.
@@ -69,14 +78,15 @@ constexpr int negative(int code) { return code > 0 ? -code : code; }
 std::string errno_name(int code);
 
 template <typename... Args>
-std::unexpected<Error> fail_sys(int code, std::format_string<Args...> format,
-                                Args&&... args) {
+[[nodiscard]] std::unexpected<Error> fail_sys(
+    int code, std::format_string<Args...> format, Args&&... args) {
   return std::unexpected(
       Error::sys(code, vfmt(format.get(), std::make_format_args(args...))));
 }
 template <typename... Args>
-std::unexpected<Error> fail(int code, std::format_string<Args...> format,
-                            Args&&... args) {
+[[nodiscard]] std::unexpected<Error> fail(int code,
+                                          std::format_string<Args...> format,
+                                          Args&&... args) {
   return std::unexpected(
       Error::plain(code, vfmt(format.get(), std::make_format_args(args...))));
 }
