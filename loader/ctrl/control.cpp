@@ -67,8 +67,8 @@ int ControlDevice::execute(const ControlCommand& command,
 
 int ControlDevice::execute_here(const ControlCommand& command,
                                 const ControlTick& tick) {
-  const bool of_a_device = command.op != UBLK_U_CMD_ADD_DEV &&
-                           command.op != UBLK_U_CMD_GET_FEATURES;
+  const bool of_a_device =
+      command.op != UBLK_U_CMD_ADD_DEV && command.op != UBLK_U_CMD_GET_FEATURES;
   if (of_a_device && !is_admin()) return execute_by_path(command, tick);
   ublksrv_ctrl_cmd cmd{};
   cmd.dev_id = command.dev_id;
@@ -108,8 +108,8 @@ int ControlDevice::execute_by_path(const ControlCommand& command,
   cmd.dev_path_len = static_cast<__u16>(path.size());
   cmd.data[0] = command.data;
   const bool asks = command.op == UBLK_U_CMD_GET_DEV_INFO;
-  const int ret = submit(
-      cmd, asks ? uint32_t{UBLK_U_CMD_GET_DEV_INFO2} : command.op, tick);
+  const int ret =
+      submit(cmd, asks ? uint32_t{UBLK_U_CMD_GET_DEV_INFO2} : command.op, tick);
   if (ret >= 0)
     std::copy_n(memory.data() + path.size(), command.arg_bytes,
                 static_cast<char*>(command.arg));
@@ -259,9 +259,8 @@ Result<void> Control::quiesce(uint32_t dev_id) {
 }
 
 Result<void> Control::set_size(uint32_t dev_id, uint64_t sectors) {
-  TRY(run("setting its size", {.op = UBLK_U_CMD_UPDATE_SIZE,
-                               .dev_id = dev_id,
-                               .data = sectors}));
+  TRY(run("setting its size",
+          {.op = UBLK_U_CMD_UPDATE_SIZE, .dev_id = dev_id, .data = sectors}));
   return {};
 }
 

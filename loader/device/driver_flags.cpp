@@ -26,8 +26,7 @@ constexpr Wanted kWanted[] = {
      "UBLK_F_USER_RECOVERY_FAIL_IO of ublk_drv (linux 6.13 and later)",
      "without -e I/O waits for the next server"},
     {UBLK_F_NO_AUTO_PART_SCAN, "no partition scan",
-     "UBLK_F_NO_AUTO_PART_SCAN of ublk_drv",
-     "without --no-part-scan"},
+     "UBLK_F_NO_AUTO_PART_SCAN of ublk_drv", "without --no-part-scan"},
 };
 
 }  // namespace

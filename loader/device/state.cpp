@@ -8,8 +8,8 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdlib>
 #include <charconv>
+#include <cstdlib>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <thread>
@@ -86,8 +86,7 @@ AttachedState attached_from_json(const json& from) {
   return attached;
 }
 
-std::map<uint16_t, std::vector<uint16_t>> affinity_from_json(
-    const json& from) {
+std::map<uint16_t, std::vector<uint16_t>> affinity_from_json(const json& from) {
   std::map<uint16_t, std::vector<uint16_t>> affinity;
   for (const auto& [key, cpus] : from.get_ref<const json::object_t&>()) {
     uint16_t q_id = 0;
@@ -169,8 +168,7 @@ Result<DeviceState> StateStore::load(uint32_t dev_id) const {
   const std::string name = file_name(dev_id);
   if (!fd_.valid()) return fail_sys(ENOENT, "{}/{}: open", dir_, name);
   const std::string text = TRY_IN(dir_, read_text_at(fd_.get(), name));
-  DeviceState state =
-      TRY_IN(fmt("{}/{}", dir_, name), state_from_json(text));
+  DeviceState state = TRY_IN(fmt("{}/{}", dir_, name), state_from_json(text));
   if (state.dev_id != dev_id)
     return fail(EPROTO, "{}/{}: is the state of device {}", dir_, name,
                 state.dev_id);
@@ -226,8 +224,8 @@ Result<void> StateStore::remove_file(const std::string& name) const {
 
 Result<UniqueFd> StateStore::hold(Hold how) const {
   if (!fd_.valid()) return UniqueFd();
-  UniqueFd fd = TRY_IN(dir_, UniqueFd::open_at(fd_.get(), kHoldFile,
-                                               O_RDWR | O_CREAT, 0600));
+  UniqueFd fd = TRY_IN(
+      dir_, UniqueFd::open_at(fd_.get(), kHoldFile, O_RDWR | O_CREAT, 0600));
   const int wanted = (how == Hold::shared ? LOCK_SH : LOCK_EX) | LOCK_NB;
   const auto until = std::chrono::steady_clock::now() + kHoldWait;
   while (::flock(fd.get(), wanted) != 0) {

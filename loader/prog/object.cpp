@@ -86,7 +86,7 @@ Error load_error(const std::string& object, const std::string& program,
 
 Result<void> check_object_file(const std::string& path) {
   const UniqueFd fd = TRY(UniqueFd::open(path, O_RDONLY));
-  struct stat st {};
+  struct stat st{};
   if (::fstat(fd.get(), &st) == 0 && S_ISDIR(st.st_mode))
     return fail(EISDIR, "{}: is a directory, not a BPF object", path);
   Elf64_Ehdr header{};

@@ -51,8 +51,8 @@ Result<std::unique_ptr<Batch>> Batch::create(io_uring* ring,
   if (!batch->buf_ring_)
     return fail_sys(errno_of(ret), "a ring of {} buffers", batch->nr_bufs_);
   for (unsigned i = 0; i < batch->nr_bufs_; i++)
-    io_uring_buf_ring_add(batch->buf_ring_, batch->buffer(i),
-                          batch->buf_bytes_, static_cast<uint16_t>(i),
+    io_uring_buf_ring_add(batch->buf_ring_, batch->buffer(i), batch->buf_bytes_,
+                          static_cast<uint16_t>(i),
                           io_uring_buf_ring_mask(batch->nr_bufs_),
                           static_cast<int>(i));
   io_uring_buf_ring_advance(batch->buf_ring_,
@@ -120,7 +120,8 @@ Result<void> Batch::start(std::span<const Io> ios) {
   int ret = io_uring_submit_and_wait(ring_, 1);
   io_uring_cqe* cqe = nullptr;
   if (ret >= 0) ret = io_uring_peek_cqe(ring_, &cqe);
-  if (ret < 0) return fail_sys(errno_of(ret), "handing over {} tags", ios.size());
+  if (ret < 0)
+    return fail_sys(errno_of(ret), "handing over {} tags", ios.size());
   const int res = cqe->res;
   io_uring_cqe_seen(ring_, cqe);
   if (const int code = errno_of(res))

@@ -31,8 +31,9 @@ const DataPath kAutoZeroCopyPath = {
     .name = "auto-zero-copy",
     .summary = "the request's own pages, registered by the driver",
     .flags = UBLK_F_AUTO_BUF_REG | UBLK_F_SUPPORT_ZERO_COPY,
-    .needs = "UBLK_F_AUTO_BUF_REG and UBLK_F_SUPPORT_ZERO_COPY of ublk_drv "
-             "(linux 6.16 and later)",
+    .needs =
+        "UBLK_F_AUTO_BUF_REG and UBLK_F_SUPPORT_ZERO_COPY of ublk_drv "
+        "(linux 6.16 and later)",
     .has_buffers = false,
     .has_table = true,
     .sqes_per_tag = 2,

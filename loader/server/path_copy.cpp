@@ -9,9 +9,7 @@ namespace ublk {
 
 namespace {
 
-void init_tag(Io& io) {
-  io.command_addr = reinterpret_cast<uintptr_t>(io.buf);
-}
+void init_tag(Io& io) { io.command_addr = reinterpret_cast<uintptr_t>(io.buf); }
 
 }  // namespace
 

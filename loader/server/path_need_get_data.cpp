@@ -10,9 +10,7 @@ namespace ublk {
 
 namespace {
 
-void init_tag(Io& io) {
-  io.command_addr = reinterpret_cast<uintptr_t>(io.buf);
-}
+void init_tag(Io& io) { io.command_addr = reinterpret_cast<uintptr_t>(io.buf); }
 
 int deliver(const PathQueue& queue, Io& io, int res, io_uring_sqe* sqe) {
   if (res != UBLK_IO_RES_NEED_GET_DATA) return 0;

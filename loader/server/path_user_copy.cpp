@@ -17,9 +17,9 @@ namespace {
 
 // Of a byte of a request's data in /dev/ublkcN, as <linux/ublk_cmd.h> has it.
 off_t position(const PathQueue& queue, const Io& io, uint32_t off_bytes) {
-  return static_cast<off_t>(
-      UBLKSRV_IO_BUF_OFFSET + (uint64_t{queue.q_id} << UBLK_QID_OFF) +
-      (uint64_t{io.tag} << UBLK_TAG_OFF) + off_bytes);
+  return static_cast<off_t>(UBLKSRV_IO_BUF_OFFSET +
+                            (uint64_t{queue.q_id} << UBLK_QID_OFF) +
+                            (uint64_t{io.tag} << UBLK_TAG_OFF) + off_bytes);
 }
 
 // Copies `len_bytes` by `call`, pread or pwrite; 0 or a negative errno.
@@ -38,9 +38,8 @@ int copy(Call call, const PathQueue& queue, const Io& io, uint32_t len_bytes) {
 void init_tag(Io&) {}  // commands have no address
 
 int deliver(const PathQueue& queue, Io& io, int, io_uring_sqe*) {
-  return io.op() == UBLK_IO_OP_WRITE
-             ? copy(::pread, queue, io, io.len_bytes())
-             : 0;
+  return io.op() == UBLK_IO_OP_WRITE ? copy(::pread, queue, io, io.len_bytes())
+                                     : 0;
 }
 
 void finish(const PathQueue& queue, Io& io, int& result) {

@@ -43,8 +43,8 @@ Result<Queue> Queue::create(const QueueConfig& config) {
   // A tag has at most one SQE in flight, but for what its path adds.
   const bool batch = config.dev_flags & UBLK_F_BATCH_IO;
   const unsigned entries = config.depth * path.sqes_per_tag;
-  Ring ring = TRY(
-      Ring::for_queue(batch ? entries + kBatchCommands : entries, files));
+  Ring ring =
+      TRY(Ring::for_queue(batch ? entries + kBatchCommands : entries, files));
   if (path.has_table) TRY(ring.add_buffer_table(config.depth));
   Queue queue(config, std::move(ring));
   TRY(queue.map());
@@ -52,10 +52,10 @@ Result<Queue> Queue::create(const QueueConfig& config) {
     TRY(queue.fetch_all());
     return queue;
   }
-  queue.batch_ = TRY(Batch::create(queue.ring_.get(),
-                                   {.q_id = config.q_id,
-                                    .depth = config.depth,
-                                    .dev_flags = config.dev_flags}));
+  queue.batch_ =
+      TRY(Batch::create(queue.ring_.get(), {.q_id = config.q_id,
+                                            .depth = config.depth,
+                                            .dev_flags = config.dev_flags}));
   TRY(queue.batch_->start(queue.ios_));
   return queue;
 }

@@ -85,7 +85,7 @@ class Queue {
   std::vector<Io> ios_;
   // Tags that are not given back; in batches, those that have a request.
   unsigned live_tags_ = 0;
-  bool ending_ = false;  // a tag has been given back
+  bool ending_ = false;           // a tag has been given back
   std::unique_ptr<Batch> batch_;  // after the ring, which it needs to the end
   io_uring_sqe draft_{};
 };

@@ -75,7 +75,7 @@ uint32_t probe_offset_align(int fd) {
 // to support direct I/O after all.
 Result<void> learn_alignment(Backing& backing, const BackingOptions& options) {
   if (!backing.direct) return {};
-  struct statx stx {};
+  struct statx stx{};
   if (::statx(backing.fd.get(), "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) == 0 &&
       (stx.stx_mask & STATX_DIOALIGN)) {
     if (stx.stx_dio_offset_align == 0) {
@@ -162,7 +162,7 @@ void learn_file(Backing& backing, const struct stat& st, bool read_only) {
 
 Result<Backing> Backing::open(const std::string& path,
                               const BackingOptions& options) {
-  struct stat st {};
+  struct stat st{};
   // Before it is opened: to open a pipe would wait for its other end.
   if (::stat(path.c_str(), &st) != 0)
     return fail_sys(errno, "{}: looking at it", path);

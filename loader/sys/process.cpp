@@ -102,8 +102,8 @@ std::vector<ThreadInfo> threads_of(pid_t pid) {
     std::from_chars(tid.data(), tid.data() + tid.size(), thread.tid);
     constexpr std::string_view kName = "Name:\t";
     if (status->starts_with(kName))
-      thread.name = status->substr(kName.size(),
-                                   status->find('\n') - kName.size());
+      thread.name =
+          status->substr(kName.size(), status->find('\n') - kName.size());
     thread.sleeps = status_value(*status, "voluntary_ctxt_switches");
     threads.push_back(std::move(thread));
   }

@@ -61,7 +61,8 @@ class Cycles {
 
   Result<void> attach(size_t which, uint32_t flags) {
     const ProgramObject& program = programs_[which];
-    const Backing file = TRY(Backing::open(options_.file, {.read_only = options_.read_only}));
+    const Backing file =
+        TRY(Backing::open(options_.file, {.read_only = options_.read_only}));
     ublk_bpf_attach arg{};
     arg.prog_fd = program.fd();
     arg.flags = flags;

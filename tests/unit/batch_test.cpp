@@ -28,8 +28,8 @@ class Batches : public testing::Test {
 
   void make(uint64_t dev_flags) {
     batch_.reset();
-    auto made = Batch::create(&ring_,
-                              {.q_id = 1, .depth = 4, .dev_flags = dev_flags});
+    auto made =
+        Batch::create(&ring_, {.q_id = 1, .depth = 4, .dev_flags = dev_flags});
     ASSERT_TRUE(made) << made.error().line();
     batch_ = std::move(*made);
   }
@@ -135,8 +135,8 @@ TEST_F(Batches, FetchIsAskedForAgainWhenBuffersRanOut) {
 TEST_F(Batches, TagsAreReadFromTheBufferThatTheyCameIn) {
   make(UBLK_F_BATCH_IO);
   io_uring_cqe cqe{};
-  cqe.flags = IORING_CQE_F_MORE | IORING_CQE_F_BUFFER |
-              (1U << IORING_CQE_BUFFER_SHIFT);
+  cqe.flags =
+      IORING_CQE_F_MORE | IORING_CQE_F_BUFFER | (1U << IORING_CQE_BUFFER_SHIFT);
   cqe.res = 3 * sizeof(uint16_t);
   const auto tags = batch_->fetched(cqe);
   ASSERT_TRUE(tags);

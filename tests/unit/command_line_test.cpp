@@ -100,8 +100,7 @@ TEST(Add, CanBeSeveralInOneServer) {
   ASSERT_TRUE(requests) << requests.error().line();
   ASSERT_EQ(requests->size(), 3U);
   EXPECT_EQ((*requests)[2].dev_id, 9U);
-  const Parsed both =
-      parsed({"add", "-t", "loop", "-f", "/a", "--count", "2"});
+  const Parsed both = parsed({"add", "-t", "loop", "-f", "/a", "--count", "2"});
   EXPECT_FALSE(add_requests(both.options.add));
 }
 

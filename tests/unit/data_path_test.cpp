@@ -184,9 +184,9 @@ TEST_F(Path, NeedGetDataAsksOnceForAWritesData) {
   io_.buf = buffer;
   kNeedGetDataPath.init_tag(io_);
   io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
-  EXPECT_EQ(kNeedGetDataPath.deliver(queue(), io_, UBLK_IO_RES_NEED_GET_DATA,
-                                     sqe),
-            1);
+  EXPECT_EQ(
+      kNeedGetDataPath.deliver(queue(), io_, UBLK_IO_RES_NEED_GET_DATA, sqe),
+      1);
   EXPECT_EQ(sqe->cmd_op, UBLK_U_IO_NEED_GET_DATA);
   EXPECT_EQ(sqe->user_data, 3 | kCommandSqe);
   EXPECT_EQ(command(sqe).addr, reinterpret_cast<uintptr_t>(buffer));

@@ -128,8 +128,8 @@ TEST_F(StateDir, RefusesTheStateOfAnotherDevice) {
 TEST_F(StateDir, KeepsTheCpusOfAQueue) {
   const StateStore states = store();
   ASSERT_TRUE(states.save(sample()));
-  ASSERT_TRUE(states.change(
-      3, [](DeviceState& state) { state.affinity[1] = {0, 5}; }));
+  ASSERT_TRUE(
+      states.change(3, [](DeviceState& state) { state.affinity[1] = {0, 5}; }));
   EXPECT_EQ(states.load(3)->affinity.at(1), (std::vector<uint16_t>{0, 5}));
   EXPECT_FALSE(state_from_json(
       R"({"version":1,"dev_id":3,"instance":"","attached":null,
@@ -143,8 +143,8 @@ TEST_F(StateDir, KnowsWhatIsNoState) {
     std::ofstream(dir_ + "/" + name) << "{";
   ASSERT_TRUE(states.hold(StateStore::Hold::shared));
   EXPECT_EQ(states.ids(), std::vector<uint32_t>{3});
-  EXPECT_EQ(states.other_files(), (std::vector<std::string>{
-                                      "004.json", "4.json.12.new", "x.json"}));
+  EXPECT_EQ(states.other_files(),
+            (std::vector<std::string>{"004.json", "4.json.12.new", "x.json"}));
 }
 
 TEST_F(StateDir, IsHeldByManyOrByOne) {
