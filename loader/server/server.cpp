@@ -43,7 +43,7 @@ void Server::serve(size_t index) {
                        queue_thread_name(config.dev_id, config.q_id).c_str());
   {
     auto queue = Queue::create(config);
-    if (!queue) self.setup_error = std::move(queue).error();
+    if (!queue) self.setup_error = queue.error();
     fetched_->count_down();
     if (queue)
       if (auto ran = queue->run(); !ran)

@@ -36,7 +36,7 @@ class Batches : public testing::Test {
   static Io io(uint16_t tag) {
     Io io;
     io.tag = tag;
-    io.command_addr = 0x1000U * (tag + 1U);
+    io.command_addr = 0x1000ULL * (tag + 1U);
     return io;
   }
   // The newest SQE.

@@ -104,7 +104,7 @@ TEST_F(StateDir, OfALaterDeviceIsNotRemoved) {
 TEST_F(StateDir, NotesAndForgetsAProgram) {
   const StateStore states = store();
   ASSERT_TRUE(states.save(sample()));
-  const auto set = [&](std::optional<AttachedState> attached) {
+  const auto set = [&](const std::optional<AttachedState>& attached) {
     return [attached](DeviceState& state) { state.attached = attached; };
   };
   ASSERT_TRUE(states.change(3, set(std::nullopt)));
