@@ -17,6 +17,8 @@ TRACEPOINTS = all((Path("/sys/kernel/tracing/events") / e).exists() for e in ("r
 TOOLS = TREE / "build/tests/tools"
 # The command is: it has memory and threads that are its sanitizer's, and what an idle one costs is not judged.
 SANITIZED = "UBLK_BPF_REPORTS" in os.environ
+# With the tests that are marked `full`, and more rounds of others (make test-full).
+FULL = os.environ.get("UBLK_BPF_FULL") == "1"
 # A debug kernel under emulation is an order of magnitude slower.
 TIME_SCALE = float(os.environ.get("UBLK_BPF_TIME_SCALE", "1"))
 

@@ -6,7 +6,9 @@ UBLK_BPF_TEST_OBJ_DIR hold the programs. On a stock kernel (UBLK_BPF_FACE is
 stock-SERIES) only what needs no face can run: what scripts/test names of it,
 without the tests that are marked `face`. Tests that are marked `full` take long
 and have a quicker one of their kind beside them: they run with UBLK_BPF_FULL=1
-(make test-full). Each test fails on what the kernel complains about meanwhile,
+(make test-full). So does what is marked `one_face` on the patched kernel: it is
+about the server more than about the kernel, and runs on the module's kernel
+always. Each test fails on what the kernel complains about meanwhile,
 and leaves no device behind.
 """
 
@@ -25,8 +27,8 @@ TEST_SECONDS = 600
 # where the command writes what its sanitizers find (scripts/vm-test), if it has any
 REPORTS = Path(os.environ["UBLK_BPF_REPORTS"]) if "UBLK_BPF_REPORTS" in os.environ else None
 
-FULL = os.environ.get("UBLK_BPF_FULL") == "1"
-STOCK = os.environ.get("UBLK_BPF_FACE", "").startswith("stock-")
+FACE = os.environ.get("UBLK_BPF_FACE", "")
+STOCK = FACE.startswith("stock-")
 # of the kernels' own drivers, one column each
 collect_ignore = [] if STOCK else ["test_matrix.py"]
 
@@ -34,10 +36,13 @@ collect_ignore = [] if STOCK else ["test_matrix.py"]
 def pytest_configure(config):
     config.addinivalue_line("markers", "face: needs a kernel with the BPF part of ublk")
     config.addinivalue_line("markers", "full: takes long; runs with UBLK_BPF_FULL=1, as in make test-full")
+    config.addinivalue_line("markers", "one_face: on the patched kernel it is like `full`, elsewhere it runs always")
 
 
 def pytest_collection_modifyitems(config, items):
-    unwanted = (["face"] if STOCK else []) + ([] if FULL else ["full"])
+    unwanted = ["face"] if STOCK else []
+    if not cli.FULL:
+        unwanted += ["full", "one_face"] if FACE == "type" else ["full"]
     without = [item for item in items if any(map(item.get_closest_marker, unwanted))]
     if without:
         config.hook.pytest_deselected(items=without)

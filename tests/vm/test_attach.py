@@ -11,7 +11,7 @@ from blockio import MIB, Load, Opened, assert_same, fio, fio_verify, pattern
 from lab import sh
 
 # how often the device goes from the server to a program, to another one, and back
-CYCLES = int(os.environ.get("UBLK_BPF_CYCLES", "500"))
+CYCLES = int(os.environ.get("UBLK_BPF_CYCLES", "500" if cli.FULL else "100"))
 COMMAND_CYCLES = 10
 
 

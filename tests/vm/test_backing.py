@@ -14,6 +14,9 @@ from test_badinput import FAILED, check_refusal
 from test_kill import kill_server, quiesced
 from test_paths import BATCHED, PATHS, features, need  # noqa: F401 (a fixture)
 
+# about the server, not about the face
+pytestmark = pytest.mark.one_face
+
 
 @pytest.fixture(params=[*PATHS, "batch"])
 def path(request, features):  # noqa: F811

@@ -15,6 +15,9 @@ from pathlib import Path
 import cli
 import pytest
 
+# about the server, not about the face
+pytestmark = pytest.mark.one_face
+
 BENCH = [str(cli.COMMAND), "bench"]
 needs_tracing = pytest.mark.skipif(not cli.TRACEPOINTS, reason="this kernel has no tracepoints, which CPU time is told by")
 

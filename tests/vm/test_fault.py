@@ -26,6 +26,7 @@ def fails_with(code):
     assert caught.value.errno == code, errno.errorcode[caught.value.errno]
 
 
+@pytest.mark.one_face
 def test_errors_are_exactly_where_and_what_they_were_said_to_be(lab):
     device, disk = add_fault(
         lab, "op=read,range=1M-2M,error=EIO", "op=write,range=4M+64K,error=ENOSPC", "op=flush,error=EIO"
@@ -64,6 +65,7 @@ def count_errors(path, n):
     return failed
 
 
+@pytest.mark.one_face
 def test_rate_is_kept_and_a_seed_repeats_it(lab):
     rule = "op=read,rate=0.25,error=EIO,range=0-4M,seed="
     first, again, other = (add_fault(lab, rule + seed)[0] for seed in ("3", "3", "4"))
@@ -74,6 +76,7 @@ def test_rate_is_kept_and_a_seed_repeats_it(lab):
     assert count_errors(other.path, 400) != failed
 
 
+@pytest.mark.one_face
 def test_short_io_is_continued(lab):
     device, disk = add_fault(lab, "short=512,rate=0.7", "short=4K")
     fio_verify(device.path, bsrange="4k-64k", iodepth=16, size=8 * MIB, io_size=4 * MIB)
@@ -91,6 +94,7 @@ def arrived(device, before):
     wait_for("the request to have arrived", lambda: device.info()["server"]["wakeups"] > before)
 
 
+@pytest.mark.one_face
 def test_delays_delay_without_holding_up_others(lab):
     # long enough for a loaded machine to do the rest meanwhile
     delay = cli.seconds(4)
@@ -105,6 +109,7 @@ def test_delays_delay_without_holding_up_others(lab):
     assert slow.join() >= delay
 
 
+@pytest.mark.one_face
 def test_server_that_is_killed_takes_what_it_delays_along(lab):
     device = lab.add("fault", over="null", fault="op=read,range=64K+4K,delay=3600s", size=MIB)
     before = device.info()["server"]["wakeups"]
@@ -130,6 +135,7 @@ def test_program_that_redirects_keeps_faults_away_and_one_that_passes_does_not(l
             f.read(0, 4096)
 
 
+@pytest.mark.one_face
 def test_rules_are_still_there_after_recovery(lab):
     device, disk = add_fault(lab, "op=read,range=1M-2M,error=EIO", r=1)
     kill_server(device)

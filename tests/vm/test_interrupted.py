@@ -19,7 +19,8 @@ from blockio import MIB, fio_verify
 from cli import wait_for
 from leftovers import nothing_is_left  # noqa: F401 (a fixture)
 
-MOMENTS = int(os.environ.get("UBLK_BPF_MOMENTS", "8"))
+pytestmark = pytest.mark.one_face
+MOMENTS = int(os.environ.get("UBLK_BPF_MOMENTS", "8" if cli.FULL else "4"))
 ID = 23
 
 

@@ -57,6 +57,7 @@ def test_asynchronous_delete_does_not_wait(lab):
     assert not (STATE_DIR / f"{device.id}.json").exists()
 
 
+@pytest.mark.one_face
 @pytest.mark.parametrize("path", PATHS)
 def test_server_is_taken_over_under_io(lab, path):
     device, disk = lab.loop_device(16, q=2, d=32, r=1, data_path=path)
@@ -73,6 +74,7 @@ def test_server_is_taken_over_under_io(lab, path):
     assert_same(device.path, disk, 16 * MIB)
 
 
+@pytest.mark.one_face
 @pytest.mark.parametrize("command", ["takeover", "quiesce"])
 def test_queue_without_an_idle_tag_lets_go(lab, command):
     """The driver's word reaches a queue by its idle tags: one that has none must be told again."""
@@ -133,6 +135,7 @@ def test_takeover_that_cannot_be_changes_nothing(lab):
         f.read(0, 4096)
 
 
+@pytest.mark.one_face
 @pytest.mark.parametrize("path", ["copy", "zero-copy"])
 def test_quiesced_device_waits_for_recovery(lab, path):
     device, _ = lab.loop_device(8, r=1, data_path=path)
@@ -236,6 +239,7 @@ def orphans(*args):
     return [(o["kind"], o["dev_id"], o["cleared"]) for o in cli.ok("gc", *args)["orphans"]]
 
 
+@pytest.mark.one_face
 def test_gc_clears_what_crashes_leave_and_nothing_else(lab):
     live, _ = lab.loop_device(8)
     dead, _ = lab.loop_device(8)
@@ -260,6 +264,7 @@ def test_gc_clears_what_crashes_leave_and_nothing_else(lab):
     fio_verify(live.path, bs="4k", size=MIB)
 
 
+@pytest.mark.one_face
 def test_gc_spares_what_is_being_added(lab):
     adding = subprocess.Popen([cli.COMMAND, "add", "-t", "null", "--size", "1M", "--count", "24", "--json"],
                               stdout=subprocess.PIPE, text=True)
@@ -283,6 +288,7 @@ def available_kib():
     return int(re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text()).group(1))
 
 
+@pytest.mark.one_face
 def test_one_server_has_256_devices(lab):
     one = lab.add("null", size="1M")
     alone = memory_kib(one.server_pid(), "Pss")
@@ -316,6 +322,7 @@ def test_one_server_has_256_devices(lab):
     assert sorted(n for n in os.listdir(STATE_DIR) if n.endswith(".json")) == [f"{one.id}.json"]
 
 
+@pytest.mark.one_face
 def test_several_files_in_one_server(lab):
     disks = [lab.null_blk(8).path for _ in range(3)]
     added = cli.ok("add", "-t", "loop", *[a for d in disks for a in ("-f", d)])["devices"]
@@ -333,6 +340,7 @@ def test_several_files_in_one_server(lab):
     wait_for("the server to end", lambda: not Path(f"/proc/{server}").exists())
 
 
+@pytest.mark.one_face
 def test_several_of_which_one_cannot_be_leave_none(lab):
     disk = lab.null_blk(8).path
     taken = lab.add("null", size="1M", n=42)
@@ -393,6 +401,7 @@ def user(lab):
     os.chmod("/dev/ublk-control", control.st_mode)
 
 
+@pytest.mark.one_face
 def test_user_has_an_unprivileged_device(lab, user):
     root = lab.add("null", size="1M")
     disk = user / "disk.img"
@@ -417,6 +426,7 @@ def test_user_has_an_unprivileged_device(lab, user):
     assert root.state() == "live"
 
 
+@pytest.mark.one_face
 def test_user_is_told_what_he_may_not(lab, user):
     error = finished(as_user("add", "-t", "null", runtime_dir=user), 1)["error"]
     assert error["errno"] == "EPERM" and "--unprivileged" in error["hint"]

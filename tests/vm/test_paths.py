@@ -79,7 +79,7 @@ def verify(device):
                io_size=4 * MIB, serialize_overlap=1)
 
 
-@pytest.mark.parametrize("backing", ["raw", "file", "buffered-file"])
+@pytest.mark.parametrize("backing", ["raw", *(pytest.param(b, marks=pytest.mark.one_face) for b in ("file", "buffered-file"))])
 def test_what_is_written_is_read_back_and_in_the_backing(lab, path, backing):
     file = lab.null_blk(SIZE // MIB).path if backing == "raw" else lab.ext4_file(SIZE // MIB)
     device = add(lab, path, file=file, buffered=backing == "buffered-file", q=2)
@@ -107,6 +107,7 @@ def test_batches_serve_what_a_program_passes_and_outlive_the_server(lab, batch_p
     assert_same(device.path, file, SIZE)
 
 
+@pytest.mark.one_face
 def test_null_may_leave_pages_as_they_are(lab, path):
     device = add(lab, path, "null", size=SIZE, no_fill=True)
     with Opened(device.path) as f:
@@ -117,6 +118,7 @@ def test_null_may_leave_pages_as_they_are(lab, path):
         assert after == b"\xa5" * 65536, "the reader's pages were touched"
 
 
+@pytest.mark.one_face
 def test_null_reads_zeroes_and_drops_writes(lab, path):
     device = add(lab, path, "null", size=SIZE)
     with Opened(device.path) as f:
@@ -139,6 +141,7 @@ def test_server_serves_what_a_program_passes(lab, path, program):
     assert_same(device.path, disk, SIZE)
 
 
+@pytest.mark.one_face
 def test_flush_fua_discard_and_write_zeroes_reach_the_file(lab, path):
     file = lab.ext4_file(SIZE // MIB, sparse=False)
     device = add(lab, path, file=file)
@@ -156,6 +159,7 @@ def test_flush_fua_discard_and_write_zeroes_reach_the_file(lab, path):
     assert_same(device.path, file, SIZE)
 
 
+@pytest.mark.one_face
 def test_device_outlives_its_server_and_keeps_its_path(lab, path):
     file = lab.null_blk(SIZE // MIB).path
     device = add(lab, path, file=file, r=1, i=1)
@@ -169,6 +173,7 @@ def test_device_outlives_its_server_and_keeps_its_path(lab, path):
     assert_same(device.path, file, SIZE)
 
 
+@pytest.mark.one_face
 def test_reads_past_the_end_of_a_file_that_shrank_fail(lab, path):
     file = lab.ext4_file(SIZE // MIB, sparse=False)
     device = add(lab, path, file=file)
@@ -180,6 +185,7 @@ def test_reads_past_the_end_of_a_file_that_shrank_fail(lab, path):
         assert error.value.errno == errno.EIO
 
 
+@pytest.mark.one_face
 @pytest.mark.parametrize("name", [n for n, (flag, _) in PATHS.items() if flag])
 def test_flags_of_other_tools_choose_the_path(lab, name, features):
     flag, feature = PATHS[name]
@@ -202,6 +208,7 @@ def test_default_is_the_best_that_the_driver_has(lab, features):
     assert lab.add("null").info()["data_path"] == best
 
 
+@pytest.mark.one_face
 def test_short_and_late_io_goes_on_where_it_was(lab, path):
     disk = lab.null_blk(SIZE // MIB).path
     faults = ["short=512,rate=0.5", "short=64K,delay=1ms"]
@@ -211,6 +218,7 @@ def test_short_and_late_io_goes_on_where_it_was(lab, path):
     assert_same(device.path, disk, SIZE)
 
 
+@pytest.mark.one_face
 def test_errors_of_the_backing_are_the_requests(lab, path):
     disk = lab.null_blk(SIZE // MIB).path
     device = add(lab, path, "fault", disk, over="loop", fault=["range=1M-2M,error=ENOSPC"])

@@ -10,6 +10,9 @@ from leftovers import STATE, nothing_is_left, state_files  # noqa: F401 (a fixtu
 from test_badinput import FAILED, check_refusal
 from test_kill import kill_server, quiesced
 
+# about the server, not about the face
+pytestmark = pytest.mark.one_face
+
 
 def changed(**fields):
     def change(text):
