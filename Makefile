@@ -11,11 +11,12 @@
 #        FACE=type         ... only the patched kernel (BPF_PROG_TYPE_UBLK), or
 #        FACE=stock-6.12   ... only this stock kernel as it is; also stock-6.18, stock-7.2
 #        T="ARGS"          ... with these arguments for pytest, as in T="test_cli.py -x" (no unit tests)
-#   make test-full       everything: the above with its slow tests (UBLK_BPF_FULL=1), test-debug, selftests, test-kill, test-asan,
-#                         test-tsan; says how long each takes. Hours.
+#   make test-full       everything: the above with its slow tests (UBLK_BPF_FULL=1), test-debug, selftests, test-kill, test-fuzz,
+#                         test-asan, test-tsan; says how long each takes. Hours.
 #        SUITES="..."      ... only these, as in SUITES="module debug" (scripts/test)
 #   make test-debug      attach, kill, verify and memory tests on a kernel with KASAN, lockdep, PROVE_RCU, UBSAN
 #   make test-kill       200 times kill -9 of the server under writes, over all recovery modes and data paths
+#   make test-fuzz       a million random SQEs of a BPF program, under kill -9, replacement, resizing, on the debug kernel. An hour.
 #   make selftests       the kernel's own selftests of ublk with our command in kublk's place: what passes with kublk must pass
 #                         (make test runs the quick ones)
 #        T="EXPRESSION"    ... those whose names match, as in T="recover or stress"
@@ -39,12 +40,12 @@ STOCK = stock-7.2 stock-6.18 stock-6.12
 FACE ?= module type $(if $(filter test,$(MAKECMDGOALS)),$(if $(T),,$(STOCK)))
 KERNEL ?= module
 T ?=
-SUITES ?= check unit fuzz bench module type $(STOCK) debug selftests kill asan tsan
+SUITES ?= check unit fuzz bench module type $(STOCK) debug selftests kill fuzz-sqes asan tsan
 # kublk and the kernel's selftests come with the kernel's source.
 fetched = $(sort $(if $(filter module,$(1)),stock source) $(if $(filter type debug patched,$(1)),source) \
 	$(filter stock-%,$(1)))
 
-.PHONY: help build check test test-full test-debug test-kill test-asan test-tsan fuzz bench bench-report demo check-series selftests selftests-reference clean distclean
+.PHONY: help build check test test-full test-debug test-kill test-fuzz test-asan test-tsan fuzz bench bench-report demo check-series selftests selftests-reference clean distclean
 .NOTPARALLEL:
 
 help:
@@ -83,6 +84,12 @@ test-kill:
 	@scripts/prepare guest stock
 	@scripts/build
 	@UBLK_BPF_VERIFY_ROUNDS=$${UBLK_BPF_VERIFY_ROUNDS:-200} scripts/vm-test module test_kill_verify.py
+
+test-fuzz:
+	@scripts/prepare guest source
+	@scripts/build
+	@scripts/face-kernel debug >/dev/null
+	@scripts/test fuzz-sqes
 
 test-asan test-tsan:
 	@scripts/prepare guest stock
