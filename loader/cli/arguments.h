@@ -25,6 +25,8 @@ class Arguments {
              const char* type, const std::string& help);
   void number(const char* names, uint32_t& value, uint32_t least, uint32_t most,
               const std::string& help);
+  void seconds(const char* names, uint32_t& value, uint32_t least,
+               const std::string& help);
   void flag(const char* names, bool& value, const std::string& help);
   // Bare, or followed by 0 or 1: other ublk tools have either.
   void toggle(const char* names, bool& value, const std::string& help);

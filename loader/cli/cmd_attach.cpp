@@ -63,7 +63,7 @@ int run_attach(const Options& options) {
   const auto dev_id = static_cast<uint32_t>(options.dev_id);
   auto request = attach_request(dev_id, options.attach);
   if (!request) return report(request.error(), options.json, kUsedWrongly);
-  auto control = Control::open();
+  auto control = Control::open(options.control());
   if (!control) return report(control.error(), options.json);
   const StateStore states = StateStore::open_existing();
   const auto took = attach_program(*control, states, *request);

@@ -12,7 +12,7 @@ void define_features(Arguments& command, Options&) {
 }
 
 int run_features(const Options& options) {
-  auto control = Control::open();
+  auto control = Control::open(options.control());
   if (!control) return report(control.error(), options.json);
   const auto features = control->features();
   if (!features) return report(features.error(), options.json);

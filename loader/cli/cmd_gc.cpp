@@ -18,7 +18,7 @@ void define_gc(Arguments& command, Options& options) {
 }
 
 int run_gc(const Options& options) {
-  auto control = Control::open();
+  auto control = Control::open(options.control());
   if (!control) return report(control.error(), options.json);
   const auto orphans =
       collect_garbage(*control, StateStore::open_existing(),

@@ -1,8 +1,16 @@
 // SPDX-License-Identifier: MIT
+#include <algorithm>
+
 #include "cli/command_line.h"
 #include "cli/output.h"
 
 namespace ublk::cli {
+
+namespace {
+
+constexpr std::chrono::milliseconds kGlance{2000};
+
+}  // namespace
 
 void define_info(Arguments& command, Options& options) {
   command.device(options.dev_id, true);
@@ -13,11 +21,13 @@ void define_info(Arguments& command, Options& options) {
 }
 
 int run_info(const Options& options) {
-  auto control = Control::open();
+  auto control = Control::open(options.control());
   if (!control) return report(control.error(), options.json);
+  control->set_deadline(std::min(control->deadline(), kGlance));
   const auto info = describe_closely(*control, StateStore::open_existing(),
                                      static_cast<uint32_t>(options.dev_id));
   if (!info) return report(info.error(), options.json);
+  if (info->device.stuck) warn(*info->device.stuck);
   say(options.json ? info_json(*info) : info_text(*info));
   return kDone;
 }

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+#include <algorithm>
 #include <cerrno>
 
 #include "cli/command_line.h"
@@ -6,12 +7,24 @@
 
 namespace ublk::cli {
 
+namespace {
+
+using namespace std::chrono_literals;
+
+// What is stuck is shown as such, and does not hold up the others.
+constexpr std::chrono::milliseconds kGlance = 2s;
+constexpr std::chrono::milliseconds kNextGlance = 250ms;
+
+}  // namespace
+
 void define_list(Arguments& command, Options& options) {
   command.device(options.dev_id, false);
   command.text("--format", options.format, "FORMAT",
                "lay the text out as this tool does: ublk-bpf, or for scripts "
                "that count the fields of theirs kublk, ublksrv");
   command.footer(
+      "Waits for no device: of one that another command holds, it shows what "
+      "can be known, and says so.\n"
       "Examples:\n"
       "  ublk-bpf list\n"
       "  ublk-bpf list -n 0 --json\n"
@@ -21,15 +34,17 @@ void define_list(Arguments& command, Options& options) {
 int run_list(const Options& options) {
   const auto text_of = find_device_text(options.format);
   if (!text_of) return report(text_of.error(), options.json, kUsedWrongly);
-  auto control = Control::open();
+  auto control = Control::open(options.control());
   if (!control) return report(control.error(), options.json);
   const StateStore states = StateStore::open_existing();
   const bool one = options.dev_id >= 0;
   const auto ids =
       one ? std::vector{static_cast<uint32_t>(options.dev_id)} : device_ids();
   std::vector<Device> devices;
+  Servers servers;
+  control->set_deadline(std::min(control->deadline(), kGlance));
   for (const uint32_t dev_id : ids) {
-    auto device = describe(*control, states, dev_id);
+    auto device = describe(*control, states, dev_id, servers);
     // It may have been deleted since it was seen, or be another user's.
     if (!device && !one &&
         (device.error().code() == ENODEV || device.error().code() == EACCES ||
@@ -37,6 +52,10 @@ int run_list(const Options& options) {
       continue;
     if (!device) return report(device.error(), options.json);
     if (device->state_error) warn(*device->state_error);
+    if (device->stuck) {
+      warn(*device->stuck);
+      control->set_deadline(kNextGlance);
+    }
     devices.push_back(std::move(*device));
   }
   if (options.json) {

@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: MIT
+#include <cerrno>
+
 #include "cli/command_line.h"
+#include "cli/ending_options.h"
+#include "cli/output.h"
 #include "cli/with_device.h"
 #include "device/lifecycle.h"
 
@@ -8,21 +12,28 @@ namespace ublk::cli {
 void define_stop(Arguments& command, Options& options) {
   command.device(options.dev_id, true);
   command.flag("--safe", options.safe,
-               "not if the block device is mounted or open");
+               "only if the driver itself can tell that nobody has it");
+  define_ending(command, options);
   command.footer(
       "Removes /dev/ublkbN when I/O in flight is done. The device itself "
       "stays, "
-      "dead, until del or gc.\n"
+      "dead, until del or gc. Refuses as del does if somebody has the block "
+      "device.\n"
       "Examples:\n"
       "  ublk-bpf stop -n 0\n"
-      "  ublk-bpf stop -n 0 --safe");
+      "  ublk-bpf stop -n 0 --force");
 }
 
 int run_stop(const Options& options) {
-  return with_device(options,
-                     [&](Control& control, const StateStore&, uint32_t dev_id) {
-                       return stop_device(control, dev_id, options.safe);
-                     });
+  if (options.safe && options.force)
+    return report(Error::plain(EINVAL,
+                               "stop: --safe and --force exclude each "
+                               "other"),
+                  options.json, kUsedWrongly);
+  return with_device(options, [&](Control& control, const StateStore&,
+                                  uint32_t dev_id) {
+    return stop_device(control, dev_id, options.safe, ending_options(options));
+  });
 }
 
 }  // namespace ublk::cli

@@ -6,20 +6,26 @@ namespace ublk::cli {
 
 void define_takeover(Arguments& command, Options& options) {
   command.device(options.dev_id, true);
+  command.flag("--with-others", options.with_others,
+               "all devices that its server has or had: they get one new "
+               "server");
   command.flag("--foreground", options.foreground,
                "serve in this process, until SIGTERM or SIGINT");
   command.footer(
       "A new server, of this version, takes a live device over from the one "
       "that it has, which ends. I/O waits for a moment, none fails. For "
       "devices that were added with -r or -i.\n"
-      "Example:\n"
-      "  ublk-bpf takeover -n 0");
+      "Examples:\n"
+      "  ublk-bpf takeover -n 0\n"
+      "  ublk-bpf takeover -n 0 --with-others");
 }
 
 int run_takeover(const Options& options) {
   return run_server(options, options.foreground, [&](const ServeHooks& hooks) {
-    return serve_recovered(static_cast<uint32_t>(options.dev_id),
-                           Succession::of_a_live_one, hooks);
+    return serve_recovered({.dev_id = static_cast<uint32_t>(options.dev_id),
+                            .how = Succession::of_a_live_one,
+                            .with_others = options.with_others},
+                           hooks);
   });
 }
 

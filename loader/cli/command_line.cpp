@@ -29,6 +29,15 @@ void Arguments::number(const char* names, uint32_t& value, uint32_t least,
       ->capture_default_str();
 }
 
+void Arguments::seconds(const char* names, uint32_t& value, uint32_t least,
+                        const std::string& help) {
+  constexpr uint32_t kDay = 86400;
+  app_.add_option(names, value, help)
+      ->type_name("SECONDS")
+      ->check(CLI::Range(least, kDay))
+      ->capture_default_str();
+}
+
 void Arguments::flag(const char* names, bool& value, const std::string& help) {
   app_.add_flag(names, value, help);
 }
@@ -111,6 +120,10 @@ std::unique_ptr<CLI::App> make_app(Options& options) {
     Arguments arguments(*sub);
     command.define(arguments, options);
     arguments.flag("--json", options.json, "print JSON");
+    if (command.run != run_help && command.run != run_bench &&
+        command.run != run_probe)
+      arguments.seconds("--deadline", options.deadline, 1,
+                        "how long the driver may take over one step");
     sub->callback([&options, &command] { options.command = command.name; });
   }
   return app;

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "cli/arguments.h"
+#include "ctrl/control.h"
 #include "device/bpf.h"
 #include "device/serve.h"
 #include "sys/error.h"
@@ -81,6 +83,10 @@ struct Options {
   bool all = false;
   bool foreground = false;
   bool safe = false;
+  bool force = false;
+  bool with_others = false;
+  uint32_t patience = 5;   // seconds
+  uint32_t deadline = 30;  // likewise
   bool asynchronous = false;
   bool shrink = false;
   bool fail_io = false;
@@ -93,6 +99,10 @@ struct Options {
   AddOptions add;
   AttachOptions attach;
   BenchOptions bench;
+
+  ControlOptions control() const {
+    return {.deadline = std::chrono::seconds(deadline)};
+  }
 };
 
 struct Parsed {

@@ -35,12 +35,15 @@ void print_live(const std::vector<Device>& devices, bool as_json) {
 }
 
 // In the starter, which sees more of the server than the server itself.
-int print_live(const std::vector<uint32_t>& dev_ids, bool as_json) {
-  auto control = Control::open();
+int print_live(const std::vector<uint32_t>& dev_ids, const Options& options) {
+  const bool as_json = options.json;
+  auto control = Control::open(options.control());
   if (!control) return report(control.error(), as_json);
   std::vector<Device> devices;
+  Servers servers;
   for (const uint32_t dev_id : dev_ids) {
-    auto device = describe(*control, StateStore::open_existing(), dev_id);
+    auto device =
+        describe(*control, StateStore::open_existing(), dev_id, servers);
     if (!device) return report(device.error(), as_json);
     devices.push_back(std::move(*device));
   }
@@ -122,12 +125,13 @@ UniqueFd settle_as_daemon(UniqueFd pipe) {
 }
 
 // The daemon was killed, and can clear nothing away any more.
-Error died(pid_t server, const std::vector<uint32_t>& before) {
+Error died(pid_t server, const std::vector<uint32_t>& before,
+           const Options& options) {
   const auto error = [](const std::string& more) {
     return Error::plain(
         ECHILD, "the server has died before the device was live" + more);
   };
-  auto control = Control::open();
+  auto control = Control::open(options.control());
   if (!control) return error("");
   const auto cleared =
       clear_after(*control, StateStore::open_existing(), server, before);
@@ -136,7 +140,9 @@ Error died(pid_t server, const std::vector<uint32_t>& before) {
 }
 
 // Reads the daemon's messages until it is live, has failed, or is dead.
-int await(int pipe, bool as_json, const std::function<Error()>& died) {
+int await(int pipe, const Options& options,
+          const std::function<Error()>& died) {
+  const bool as_json = options.json;
   const UniqueFd fd(pipe);
   FILE* in = ::fdopen(::dup(fd.get()), "r");
   if (!in) return report(Error::sys(errno, "listening to the server"), as_json);
@@ -147,7 +153,7 @@ int await(int pipe, bool as_json, const std::function<Error()>& died) {
     const json message = json::parse(line, nullptr, false);
     if (message.contains("live"))
       status =
-          print_live(message["live"].get<std::vector<uint32_t>>(), as_json);
+          print_live(message["live"].get<std::vector<uint32_t>>(), options);
     else if (message.contains("error"))
       status = report(error_from(message["error"]), as_json);
     else if (message.contains("warning"))
@@ -162,7 +168,8 @@ int serve_in_foreground(
     const Options& options,
     const std::function<Result<void>(const ServeHooks&)>& serve) {
   block_signals();
-  const auto done = serve({.live =
+  const auto done = serve({.control = options.control(),
+                           .live =
                                [&](const std::vector<Device>& devices) {
                                  print_live(devices, options.json);
                                  return true;
@@ -188,12 +195,17 @@ int run_server(const Options& options, bool foreground,
   }
   if (child > 0) {
     ::close(ends[1]);
-    return await(ends[0], options.json, [&] { return died(child, before); });
+    return await(ends[0], options,
+                 [&] { return died(child, before, options); });
   }
   block_signals();
-  Messenger messenger(settle_as_daemon(UniqueFd(ends[1])));
+  UniqueFd pipe = settle_as_daemon(UniqueFd(ends[1]));
+  const ControlOptions control{.deadline = options.control().deadline,
+                               .keep = pipe.get()};
+  Messenger messenger(std::move(pipe));
   const auto done = serve(
-      {.live =
+      {.control = control,
+       .live =
            [&](const std::vector<Device>& devices) {
              return messenger.live(devices);
            },

@@ -17,6 +17,15 @@ std::string dump(const json& value) {
   return value.dump(-1, ' ', false, json::error_handler_t::replace);
 }
 
+json error_to_json(const Error& error) {
+  json out = {{"message", error.message()},
+              {"errno", error.code_name()},
+              {"hint", error.hint_text().empty() ? json(nullptr)
+                                                 : json(error.hint_text())}};
+  if (!error.detail_text().empty()) out["log"] = error.detail_text();
+  return out;
+}
+
 json server_to_json(const ServerStats& server) {
   return {{"pid", server.pid},
           {"wakeups", server.wakeups},
@@ -126,6 +135,7 @@ json device_to_json(const Device& device) {
       {"data_path", data_path_of(info.flags).name},
       {"batch", (info.flags & UBLK_F_BATCH_IO) != 0},
       {"bpf_capable", (info.flags & UBLK_F_BPF) != 0},
+      {"stuck", device.stuck ? json(device.stuck->message()) : json(nullptr)},
       {"server", nullptr},
       {"bpf", nullptr}};
   if (device.server) out["server"] = server_to_json(*device.server);
@@ -136,12 +146,7 @@ json device_to_json(const Device& device) {
 }  // namespace
 
 std::string error_json(const Error& error) {
-  json out = {{"message", error.message()},
-              {"errno", error.code_name()},
-              {"hint", error.hint_text().empty() ? json(nullptr)
-                                                 : json(error.hint_text())}};
-  if (!error.detail_text().empty()) out["log"] = error.detail_text();
-  return dump({{"error", out}});
+  return dump({{"error", error_to_json(error)}});
 }
 
 std::string device_json(const Device& device) {
@@ -160,8 +165,11 @@ std::string devices_json(const std::vector<Device>& devices) {
   return dump({{"devices", list}});
 }
 
-std::string deleted_json(const std::vector<uint32_t>& dev_ids) {
-  return dump({{"deleted", dev_ids}});
+std::string removed_json(const Removed& removed) {
+  json failed = json::array();
+  for (const auto& [dev_id, error] : removed.failed)
+    failed.push_back({{"dev_id", dev_id}, {"error", error_to_json(error)}});
+  return dump({{"deleted", removed.deleted}, {"failed", failed}});
 }
 
 std::string probe_json(const Probe& probe) {

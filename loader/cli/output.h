@@ -9,6 +9,7 @@
 #include "cli/command_line.h"
 #include "device/device.h"
 #include "device/gc.h"
+#include "device/lifecycle.h"
 #include "device/probe.h"
 #include "sys/error.h"
 
@@ -26,7 +27,7 @@ std::string device_json(const Device& device);
 // The same, and how long the kernel took to attach.
 std::string attach_json(const Device& device, std::chrono::nanoseconds took);
 std::string devices_json(const std::vector<Device>& devices);
-std::string deleted_json(const std::vector<uint32_t>& dev_ids);
+std::string removed_json(const Removed& removed);
 std::string features_json(uint64_t features);
 std::string features_text(uint64_t features);
 std::string info_json(const DeviceDetails& details);

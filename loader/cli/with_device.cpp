@@ -10,7 +10,7 @@ int with_device(
     const std::function<Result<void>(Control& control, const StateStore& states,
                                      uint32_t dev_id)>& what) {
   const auto dev_id = static_cast<uint32_t>(options.dev_id);
-  auto control = Control::open();
+  auto control = Control::open(options.control());
   if (!control) return report(control.error(), options.json);
   const StateStore states = StateStore::open_existing();
   if (auto done = what(*control, states, dev_id); !done)

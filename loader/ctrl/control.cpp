@@ -6,14 +6,17 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <system_error>
-#include <thread>
+#include <sstream>
 
 #include "sys/process.h"
+#include "sys/text_file.h"
 
 namespace ublk {
 
 namespace {
+
+using namespace std::chrono_literals;
+using std::chrono::steady_clock;
 
 constexpr const char* kWhoMay =
     "this needs root (CAP_SYS_ADMIN), or an unprivileged device of one's own";
@@ -41,42 +44,83 @@ Error explain(Error error, const ControlCommand& command) {
   return error;
 }
 
+// What a command that does not end waits for.
+std::string waits_for(const ControlCommand& command) {
+  switch (command.op) {
+    case UBLK_U_CMD_ADD_DEV:
+    case UBLK_U_CMD_DEL_DEV_ASYNC:
+      return "the driver, which adds and deletes one device at a time";
+    case UBLK_U_CMD_DEL_DEV:
+      return fmt(
+          "whoever has {} or {} open to close it, or for the driver, "
+          "which adds and deletes one device at a time",
+          char_path(command.dev_id), block_path(command.dev_id));
+    case UBLK_U_CMD_START_DEV:
+    case UBLK_U_CMD_END_USER_RECOVERY:
+      return "the server's queues to fetch all tags, or the first reads";
+    case UBLK_U_CMD_STOP_DEV:
+    case UBLK_U_CMD_TRY_STOP_DEV:
+      return "its server to complete the I/O in flight";
+    case UBLK_U_CMD_QUIESCE_DEV:
+      return "each queue to have a tag without a request";
+    case UBLK_U_CMD_ATTACH_BPF:
+    case UBLK_U_CMD_DETACH_BPF:
+      return "the I/O that the program that was attached has redirected";
+    default:
+      return "another command on this device to end";
+  }
+}
+
+std::string in_flight(uint32_t dev_id) {
+  std::istringstream words(
+      read_text(fmt("/sys/block/ublkb{}/inflight", dev_id)).value_or(""));
+  uint64_t reads = 0, writes = 0;
+  if (!(words >> reads >> writes) || reads + writes == 0) return "";
+  return fmt(", requests in flight: {}", reads + writes);
+}
+
+// The name of the device is put before it.
+Error late(std::string_view name, const ControlCommand& command,
+           std::chrono::milliseconds deadline, const std::string& where) {
+  std::string what =
+      fmt("{}: has not ended after {} s: it waits for {}", name,
+          std::chrono::duration<double>(deadline).count(), waits_for(command));
+  if (!where.empty()) what += fmt(" (in {})", where);
+  what += in_flight(command.dev_id);
+  Error error = Error::plain(ETIMEDOUT, std::move(what));
+  if (command.op == UBLK_U_CMD_QUIESCE_DEV)
+    return std::move(error).hint(
+        fmt("new I/O waits now; ublk-bpf quiesce -n {} again goes on with it",
+            command.dev_id));
+  return std::move(error).hint(
+      "--deadline SECONDS waits longer; what it leaves, once "
+      "it has ended, ublk-bpf gc clears");
+}
+
 }  // namespace
 
-Result<std::unique_ptr<ControlDevice>> ControlDevice::open() {
+Result<std::unique_ptr<ControlDevice>> ControlDevice::open(
+    const ControlOptions& options) {
   auto fd = UniqueFd::open(kControlPath, O_RDWR);
   if (!fd) return std::unexpected(explain_open(std::move(fd).error()));
-  Ring ring = TRY_IN(kControlPath, Ring::for_control());
-  return std::unique_ptr<ControlDevice>(
-      new ControlDevice(std::move(*fd), std::move(ring)));
+  std::unique_ptr<ControlDevice> device(
+      new ControlDevice(std::move(*fd), options));
+  TRY_IN(kControlPath, device->be_ready(ExecutorFiles::control));
+  return device;
 }
 
-// The kernel does these commands in a worker thread that it keeps for the
-// thread that submitted them, and that wakes up every five seconds. A server
-// would have it for ever, so they come from a thread that ends.
+Result<void> ControlDevice::be_ready(ExecutorFiles files) {
+  if (!executor_)
+    executor_.emplace(TRY(Executor::start(fd_.get(), files, options_.keep)));
+  return {};
+}
+
 int ControlDevice::execute(const ControlCommand& command,
                            const ControlTick& tick) {
-  int ret = 0;
-  try {
-    std::thread([&] { ret = execute_here(command, tick); }).join();
-  } catch (const std::system_error&) {  // no thread to be had
-    ret = execute_here(command, tick);
-  }
-  return ret;
-}
-
-int ControlDevice::execute_here(const ControlCommand& command,
-                                const ControlTick& tick) {
   const bool of_a_device =
       command.op != UBLK_U_CMD_ADD_DEV && command.op != UBLK_U_CMD_GET_FEATURES;
   if (of_a_device && !is_admin()) return execute_by_path(command, tick);
-  ublksrv_ctrl_cmd cmd{};
-  cmd.dev_id = command.dev_id;
-  cmd.queue_id = static_cast<__u16>(-1);
-  cmd.addr = reinterpret_cast<uintptr_t>(command.arg);
-  cmd.len = command.arg_bytes;
-  cmd.data[0] = command.data;
-  const int ret = submit(cmd, command.op, tick);
+  const int ret = submit(command, "", tick);
   // Without a path the driver does nothing to an unprivileged device, whoever
   // asks.
   if (ret == negative(EINVAL) && of_a_device && is_unprivileged(command.dev_id))
@@ -94,64 +138,79 @@ bool ControlDevice::is_unprivileged(uint32_t dev_id) {
   return ret >= 0 && (info.flags & UBLK_F_UNPRIVILEGED_DEV);
 }
 
-// The path comes before the argument, in the same memory.
 int ControlDevice::execute_by_path(const ControlCommand& command,
                                    const ControlTick& tick) {
-  const std::string path = char_path(command.dev_id);
-  std::string memory = path;
-  memory.append(static_cast<const char*>(command.arg), command.arg_bytes);
+  ControlCommand by_path = command;
+  if (command.op == UBLK_U_CMD_GET_DEV_INFO)
+    by_path.op = UBLK_U_CMD_GET_DEV_INFO2;
+  return submit(by_path, char_path(command.dev_id), tick);
+}
+
+// The path comes before the argument, in the same memory.
+int ControlDevice::submit(const ControlCommand& command, std::string_view path,
+                          const ControlTick& tick) {
+  // Its argument has descriptors in it.
+  const bool needs_files = command.op == UBLK_U_CMD_ATTACH_BPF;
+  if (needs_files) rest();
+  if (auto ready =
+          be_ready(needs_files ? ExecutorFiles::all : ExecutorFiles::control);
+      !ready)
+    return negative(ready.error().code());
+  char* const memory = executor_->memory();
+  char* const arg = std::copy(path.begin(), path.end(), memory);
+  std::copy_n(static_cast<const char*>(command.arg), command.arg_bytes, arg);
   ublksrv_ctrl_cmd cmd{};
   cmd.dev_id = command.dev_id;
   cmd.queue_id = static_cast<__u16>(-1);
-  cmd.addr = reinterpret_cast<uintptr_t>(memory.data());
-  cmd.len = static_cast<__u16>(memory.size());
+  cmd.len = static_cast<__u16>(path.size() + command.arg_bytes);
+  if (cmd.len) cmd.addr = reinterpret_cast<uintptr_t>(memory);
   cmd.dev_path_len = static_cast<__u16>(path.size());
   cmd.data[0] = command.data;
-  const bool asks = command.op == UBLK_U_CMD_GET_DEV_INFO;
-  const int ret =
-      submit(cmd, asks ? uint32_t{UBLK_U_CMD_GET_DEV_INFO2} : command.op, tick);
+  executor_->begin(command.op, cmd);
+  const int ret = wait(tick);
   if (ret >= 0)
-    std::copy_n(memory.data() + path.size(), command.arg_bytes,
-                static_cast<char*>(command.arg));
+    std::copy_n(arg, command.arg_bytes, static_cast<char*>(command.arg));
+  if (needs_files) rest();
   return ret;
 }
 
-int ControlDevice::submit(const ublksrv_ctrl_cmd& cmd, uint32_t op,
-                          const ControlTick& tick) {
-  io_uring_sqe* sqe = io_uring_get_sqe(ring_.get());
-  // Twice as large as its type: the command has the second half too.
-  std::fill_n(reinterpret_cast<volatile char*>(sqe), 2 * sizeof(*sqe), 0);
-  sqe->opcode = IORING_OP_URING_CMD;
-  sqe->fd = fd_.get();
-  sqe->cmd_op = op;
-  *reinterpret_cast<ublksrv_ctrl_cmd*>(sqe->cmd) = cmd;
-  int ret = io_uring_submit(ring_.get());
-  if (ret < 0) return ret;
-
-  // The command refers to memory of the caller: it has to be waited for.
+int ControlDevice::wait(const ControlTick& tick) {
+  auto since = steady_clock::now();
+  waited_in_.clear();
   for (;;) {
-    io_uring_cqe* cqe = nullptr;
-    __kernel_timespec period{.tv_sec = 0,
-                             .tv_nsec = kTickPeriod.count() * 1'000'000};
-    ret = tick ? io_uring_wait_cqe_timeout(ring_.get(), &cqe, &period)
-               : io_uring_wait_cqe(ring_.get(), &cqe);
-    if (ret == 0) {
-      ret = cqe->res;
-      io_uring_cqe_seen(ring_.get(), cqe);
-      return ret;
+    const auto left = options_.deadline - (steady_clock::now() - since);
+    const auto period = std::chrono::ceil<std::chrono::milliseconds>(left);
+    if (const auto ret =
+            executor_->wait(std::clamp(period, 0ms, kTickPeriod))) {
+      // Somebody may have killed it, or only this command.
+      if (*ret == negative(EINTR)) rest();
+      return *ret;
     }
-    if (ret == -ETIME)
-      tick();
-    else if (ret != -EINTR && ret != -EAGAIN)
-      return ret;
+    const Meanwhile what = tick ? tick() : Meanwhile::waits;
+    if (what == Meanwhile::moves) since = steady_clock::now();
+    const bool late = steady_clock::now() - since >= options_.deadline;
+    if (what != Meanwhile::give_up && !late) continue;
+    waited_in_ = executor_->waits_in();
+    rest();
+    return negative(what == Meanwhile::give_up ? ECANCELED : ETIME);
   }
 }
 
-Result<Control> Control::open() { return Control(TRY(ControlDevice::open())); }
+Result<Control> Control::open(const ControlOptions& options) {
+  return Control(TRY(ControlDevice::open(options)));
+}
 
 Result<int> Control::run(std::string_view name, const ControlCommand& command,
                          const ControlTick& tick) {
   const int ret = channel_->execute(command, tick);
+  if (ret == negative(ETIME)) {
+    auto error =
+        late(name, command, channel_->deadline(), channel_->waited_in());
+    return std::unexpected(
+        command.dev_id == ~0U
+            ? std::move(error)
+            : std::move(error).in(device_name(command.dev_id)));
+  }
   if (const int code = errno_of(ret)) {
     auto error = Error::sys(code, std::string(name));
     if (command.op != UBLK_U_CMD_GET_FEATURES)

@@ -10,11 +10,14 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "ctrl/executor.h"
 #include "sys/error.h"
-#include "sys/ring.h"
 #include "sys/unique_fd.h"
 
 namespace ublk {
@@ -28,51 +31,99 @@ struct ControlCommand {
   uint64_t data = 0;  // ->data[0]
 };
 
+// What a command that is under way does, as far as its caller can see.
+enum class Meanwhile {
+  waits,
+  moves,    // what it waits for makes progress: its deadline begins anew
+  give_up,  // it is not to be waited for any more
+};
 // Called about every `kTickPeriod` while a command is under way.
-using ControlTick = std::function<void()>;
+using ControlTick = std::function<Meanwhile()>;
 inline constexpr std::chrono::milliseconds kTickPeriod{250};
+
+struct ControlOptions {
+  // How long a command may take. The kernel itself knows no end.
+  std::chrono::milliseconds deadline = kDeadline;
+  // A descriptor that stays open while a command is under way; -1 is none.
+  int keep = -1;
+
+  static constexpr std::chrono::milliseconds kDeadline{30'000};
+};
 
 // What answers control commands: /dev/ublk-control, or a fake in tests.
 class ControlChannel {
  public:
   virtual ~ControlChannel() = default;
-  // What the kernel answered: 0 or more, or a negative errno.
+  // What the kernel answered: 0 or more, or a negative errno. -ETIME: it has
+  // not answered within the deadline, -ECANCELED: the tick has given up. Then
+  // the command may still be under way, or be done later.
   virtual int execute(const ControlCommand& command,
                       const ControlTick& tick) = 0;
+  virtual std::chrono::milliseconds deadline() const { return {}; }
+  virtual void set_deadline(std::chrono::milliseconds) {}
+  // The kernel's function in which the last command has not ended.
+  virtual std::string waited_in() const { return {}; }
+  // Nothing more is to be executed for a while.
+  virtual void rest() {}
+  virtual void keep_nothing() {}
 };
 
-// /dev/ublk-control and a ring for it. Destruction does nothing to a device.
-// Without CAP_SYS_ADMIN it is good for adding unprivileged devices, and for
-// those whose /dev/ublkcN the process may read and write: the driver has to be
-// told that path with each command (<linux/ublk_cmd.h>,
+// /dev/ublk-control and a process that asks it. Destruction does nothing to a
+// device. Without CAP_SYS_ADMIN it is good for adding unprivileged devices, and
+// for those whose /dev/ublkcN the process may read and write: the driver has to
+// be told that path with each command (<linux/ublk_cmd.h>,
 // UBLK_F_UNPRIVILEGED_DEV).
 class ControlDevice final : public ControlChannel {
  public:
   // ENOENT: no ublk module. EACCES, EPERM: no right to it.
-  static Result<std::unique_ptr<ControlDevice>> open();
+  static Result<std::unique_ptr<ControlDevice>> open(
+      const ControlOptions& options);
   int execute(const ControlCommand& command, const ControlTick& tick) override;
+  std::chrono::milliseconds deadline() const override {
+    return options_.deadline;
+  }
+  void set_deadline(std::chrono::milliseconds deadline) override {
+    options_.deadline = deadline;
+  }
+  std::string waited_in() const override { return waited_in_; }
+  void rest() override { executor_.reset(); }
+  void keep_nothing() override { options_.keep = -1; }
 
  private:
-  ControlDevice(UniqueFd fd, Ring ring)
-      : fd_(std::move(fd)), ring_(std::move(ring)) {}
+  ControlDevice(UniqueFd fd, const ControlOptions& options)
+      : fd_(std::move(fd)), options_(options) {}
 
-  int execute_here(const ControlCommand& command, const ControlTick& tick);
   int execute_by_path(const ControlCommand& command, const ControlTick& tick);
   bool is_unprivileged(uint32_t dev_id);
-  int submit(const ublksrv_ctrl_cmd& cmd, uint32_t op, const ControlTick& tick);
+  Result<void> be_ready(ExecutorFiles files);
+  int submit(const ControlCommand& command, std::string_view path,
+             const ControlTick& tick);
+  int wait(const ControlTick& tick);
 
   UniqueFd fd_;
-  Ring ring_;
+  ControlOptions options_;
+  std::optional<Executor> executor_;
+  std::string waited_in_;
 };
 
 // The commands, typed. Each error names the device and the command. The
 // commands' meaning and errors are documented in <linux/ublk_cmd.h> and
-// <ublk_bpf.h>. Not for use by several threads at once.
+// <ublk_bpf.h>. ETIMEDOUT: the kernel has not done it within the deadline; the
+// error says what it waits for. Not for use by several threads at once.
 class Control {
  public:
   explicit Control(std::unique_ptr<ControlChannel> channel)
       : channel_(std::move(channel)) {}
-  static Result<Control> open();
+  static Result<Control> open(const ControlOptions& options = {});
+
+  std::chrono::milliseconds deadline() const { return channel_->deadline(); }
+  void set_deadline(std::chrono::milliseconds deadline) {
+    channel_->set_deadline(deadline);
+  }
+  // Nothing more is to be done for a while: keeps no process.
+  void rest() { channel_->rest(); }
+  // The descriptor that was to be kept is closed.
+  void keep_nothing() { channel_->keep_nothing(); }
 
   // UBLK_F_* that the driver knows; 0 before 6.5, which cannot be asked.
   Result<uint64_t> features();

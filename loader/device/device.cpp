@@ -2,10 +2,10 @@
 #include "device/device.h"
 
 #include <sched.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 #include <cerrno>
 #include <charconv>
 #include <filesystem>
@@ -52,42 +52,61 @@ std::vector<uint32_t> device_ids() {
   return ids;
 }
 
-std::optional<ServerStats> server_stats(pid_t pid, uint32_t dev_id) {
-  if (!pidfd_of(pid).valid()) return std::nullopt;
-  ServerStats stats{.pid = pid};
-  const auto threads = threads_of(pid);
-  for (const ThreadInfo& thread : threads) {
-    stats.threads++;
-    if (device_of_thread(thread.name) == dev_id) stats.wakeups += thread.sleeps;
-  }
-  // Unless /proc cannot be read, there is one or the process has ended.
-  if (threads.empty() && ::access("/proc/self", F_OK) == 0) return std::nullopt;
-  // With the threads that have ended: the kernel's io_uring workers come and
-  // go.
-  clockid_t clock;
-  timespec time{};
-  if (::clock_getcpuclockid(pid, &clock) == 0 &&
-      ::clock_gettime(clock, &time) == 0)
-    stats.cpu_ns = static_cast<uint64_t>(time.tv_sec) * 1'000'000'000 +
-                   static_cast<uint64_t>(time.tv_nsec);
-  return stats;
+namespace {
+
+// Of a device whose parameters the driver does not tell.
+void fill_from_sysfs(ublk_params& params, uint32_t dev_id) {
+  const std::string disk = fmt("/sys/block/ublkb{}", dev_id);
+  params.types = UBLK_PARAM_TYPE_BASIC;
+  params.basic.dev_sectors = read_number(disk + "/size").value_or(0);
+  const uint64_t block =
+      read_number(disk + "/queue/logical_block_size").value_or(512);
+  params.basic.logical_bs_shift =
+      static_cast<__u8>(std::countr_zero(block ? block : 512));
+  params.basic.max_sectors = static_cast<__u32>(
+      read_number(disk + "/queue/max_hw_sectors_kb").value_or(0) * 2);
+  if (read_number(disk + "/ro").value_or(0))
+    params.basic.attrs |= UBLK_ATTR_READ_ONLY;
 }
 
+// What the driver says, or why it says nothing.
+template <typename T>
+Result<std::optional<T>> unless_stuck(Device& device, Result<T> told) {
+  if (told) return std::optional<T>(*told);
+  if (told.error().code() != ETIMEDOUT)
+    return std::unexpected(std::move(told).error());
+  if (!device.stuck) device.stuck = std::move(told).error();
+  return std::nullopt;
+}
+
+}  // namespace
+
 Result<Device> describe(Control& control, const StateStore& states,
-                        uint32_t dev_id) {
+                        uint32_t dev_id, Servers& servers) {
   Device device;
   device.info = TRY(control.info(dev_id));
-  device.params = TRY(control.params(dev_id));
-  device.server = server_stats(device.info.ublksrv_pid, dev_id);
+  const auto params = TRY(unless_stuck(device, control.params(dev_id)));
+  if (params)
+    device.params = *params;
+  else
+    fill_from_sysfs(device.params, dev_id);
+  device.server = servers.stats(device.info);
+  if (!device.server) device.info.ublksrv_pid = -1;
   auto state = states.load(dev_id);
   if (state) {
     device.state = std::move(*state);
   } else if (state.error().code() != ENOENT && state.error().code() != EACCES) {
     device.state_error = std::move(state).error().in(device_name(dev_id));
   }
-  if (device.info.flags & UBLK_F_BPF)
-    device.bpf = TRY(control.bpf_info(dev_id));
+  if (device.info.flags & UBLK_F_BPF && !device.stuck)
+    device.bpf = TRY(unless_stuck(device, control.bpf_info(dev_id)));
   return device;
+}
+
+Result<Device> describe(Control& control, const StateStore& states,
+                        uint32_t dev_id) {
+  Servers servers;
+  return describe(control, states, dev_id, servers);
 }
 
 std::vector<QueueThread> queue_threads(pid_t server, uint32_t dev_id,
@@ -111,7 +130,7 @@ Result<DeviceDetails> describe_closely(Control& control,
                                        uint32_t dev_id) {
   DeviceDetails details{.device = TRY(describe(control, states, dev_id))};
   const ublksrv_ctrl_dev_info& info = details.device.info;
-  for (uint16_t q = 0; q < info.nr_hw_queues; q++)
+  for (uint16_t q = 0; q < info.nr_hw_queues && !details.device.stuck; q++)
     details.queue_cpus.push_back(
         cpus_of(TRY(control.queue_affinity(dev_id, q))));
   if (details.device.server)

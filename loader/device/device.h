@@ -6,19 +6,11 @@
 #include <vector>
 
 #include "ctrl/control.h"
+#include "device/server_process.h"
 #include "device/state.h"
 #include "sys/error.h"
 
 namespace ublk {
-
-// What a server has used so far: a process, with whatever devices it has.
-struct ServerStats {
-  pid_t pid = 0;
-  // Of the threads of this device's queues: times they went to sleep.
-  uint64_t wakeups = 0;
-  uint64_t cpu_ns = 0;
-  unsigned threads = 0;
-};
 
 // Everything that is known about a device.
 struct Device {
@@ -28,6 +20,9 @@ struct Device {
   std::optional<Error> state_error;   // why there is one that cannot be read
   std::optional<ServerStats> server;  // of a server that lives
   std::optional<ublk_bpf_info> bpf;   // of a device added with UBLK_F_BPF
+  // Why there is less here than there could be: the driver does not answer
+  // while another command on the device waits.
+  std::optional<Error> stuck;
 
   bool read_only() const { return params.basic.attrs & UBLK_ATTR_READ_ONLY; }
   uint32_t block_bytes() const { return 1U << params.basic.logical_bs_shift; }
@@ -39,7 +34,10 @@ struct Device {
 // Numbers of all ublk devices, from sysfs, in order.
 std::vector<uint32_t> device_ids();
 
-// ENODEV: there is none.
+// ENODEV: there is none. Of a device that is stuck, what can be known. `info`
+// names no other process than its server.
+Result<Device> describe(Control& control, const StateStore& states,
+                        uint32_t dev_id, Servers& servers);
 Result<Device> describe(Control& control, const StateStore& states,
                         uint32_t dev_id);
 
@@ -60,9 +58,5 @@ struct DeviceDetails {
 Result<DeviceDetails> describe_closely(Control& control,
                                        const StateStore& states,
                                        uint32_t dev_id);
-
-// Nothing if there is no such process or it has ended. Only the pid where
-// /proc cannot be read, as in a server that has left the mounts.
-std::optional<ServerStats> server_stats(pid_t pid, uint32_t dev_id);
 
 }  // namespace ublk

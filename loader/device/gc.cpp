@@ -7,54 +7,42 @@
 #include <cerrno>
 #include <charconv>
 #include <chrono>
-#include <filesystem>
+#include <set>
 #include <thread>
 
 #include "device/device.h"
 #include "device/lifecycle.h"
+#include "device/server_process.h"
 #include "sys/process.h"
 
 namespace ublk {
 
 namespace {
 
-namespace fs = std::filesystem;
 using namespace std::chrono_literals;
 
 // A device that is between two states for longer than that is not any more.
 constexpr auto kSecondLook = 500ms;
 
-// Whether a process has the server's side of the device open.
-bool is_open(uint32_t dev_id) {
-  const std::string path = char_path(dev_id);
-  std::error_code ec;
-  for (const auto& process : fs::directory_iterator("/proc", ec)) {
-    std::error_code gone;
-    fs::directory_iterator it(process.path() / "fd", gone), end;
-    for (; !gone && it != end; it.increment(gone))
-      if (fs::read_symlink(it->path(), gone) == path && !gone) return true;
-  }
-  return false;
-}
-
 // What may be an orphan; nothing if it is not.
+// `open` are those whose /dev/ublkcN a process has open.
 std::optional<Orphan> look_at(const ublksrv_ctrl_dev_info& info,
-                              const StateStore& states, bool waiting) {
+                              const StateStore& states, bool waiting,
+                              const std::set<uint32_t>& open) {
   Orphan orphan{.dev_id = info.dev_id};
-  const bool served = pidfd_of(info.ublksrv_pid).valid() &&
-                      !threads_of(info.ublksrv_pid).empty();
+  const bool served = open.contains(info.dev_id);
   switch (info.state) {
     case UBLK_S_DEV_LIVE:
       if (served) return std::nullopt;
       orphan.why = "its server has gone just now";
       return orphan;
     case UBLK_S_DEV_DEAD:
-      if (is_open(info.dev_id)) return std::nullopt;
+      if (served) return std::nullopt;
       orphan.why = "is dead and nobody has it";
       orphan.cleared = true;
       return orphan;
     default:
-      if (is_open(info.dev_id)) return std::nullopt;
+      if (served) return std::nullopt;
       orphan.cleared = waiting;
       orphan.why = states.load(info.dev_id)
                        ? fmt("waits for ublk-bpf recover -n {}", info.dev_id)
@@ -67,21 +55,30 @@ Result<void> collect_devices(Control& control, const StateStore& states,
                              const GcOptions& options,
                              std::vector<Orphan>& orphans) {
   std::vector<uint32_t> suspects;
+  auto open = open_devices();
   for (const uint32_t dev_id : device_ids()) {
     const auto info = control.info(dev_id);
-    if (info && look_at(*info, states, options.waiting))
+    if (info && look_at(*info, states, options.waiting, open))
       suspects.push_back(dev_id);
   }
   // Servers come and go: what is an orphan stays one.
-  if (!suspects.empty()) std::this_thread::sleep_for(kSecondLook);
+  if (suspects.empty()) return {};
+  std::this_thread::sleep_for(kSecondLook);
+  open = open_devices();
   for (const uint32_t dev_id : suspects) {
     const auto info = control.info(dev_id);
     if (!info) continue;
-    auto orphan = look_at(*info, states, options.waiting);
+    auto orphan = look_at(*info, states, options.waiting, open);
     if (!orphan) continue;
     if (orphan->cleared && !options.dry_run) {
       auto removed = remove_device(control, states, dev_id);
-      if (!removed && removed.error().code() != ENODEV) return removed;
+      if (!removed && removed.error().code() != ENODEV) {
+        // One's trouble is not the others'.
+        orphan->cleared = false;
+        orphan->why = removed.error().message();
+        const std::string name = device_name(dev_id) + ": ";
+        if (orphan->why.starts_with(name)) orphan->why.erase(0, name.size());
+      }
     }
     orphans.push_back(std::move(*orphan));
   }
@@ -137,9 +134,11 @@ namespace {
 std::vector<uint32_t> left_by(pid_t server, const StateStore& states,
                               const std::vector<uint32_t>& before) {
   auto ids = device_ids();
+  const auto open = open_devices();
   std::erase_if(ids, [&](uint32_t dev_id) {
     const auto state = states.load(dev_id);
-    return std::ranges::binary_search(before, dev_id) || is_open(dev_id) ||
+    return std::ranges::binary_search(before, dev_id) ||
+           open.contains(dev_id) ||
            (state && !state->instance.starts_with(fmt("{}-", server)));
   });
   return ids;
@@ -163,7 +162,10 @@ Result<std::vector<uint32_t>> clear_after(Control& control,
     return !std::ranges::binary_search(still, dev_id);
   });
   for (const uint32_t dev_id : suspects) {
-    auto removed = remove_device(control, states, dev_id);
+    // Nobody was told of it. Who has it open is the kernel, which looks for
+    // partitions, and waits for the server.
+    auto removed =
+        remove_device(control, states, dev_id, Removal::waits, {.force = true});
     if (!removed && removed.error().code() != ENODEV)
       return std::unexpected(std::move(removed).error());
   }

@@ -3,8 +3,10 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "ctrl/control.h"
@@ -15,23 +17,43 @@
 namespace ublk {
 
 // How long a server may complete nothing while its device is to be stopped.
-// After that it is killed, with all devices that it serves.
+// After that it is killed if it has no other device.
 inline constexpr std::chrono::milliseconds kPatience = std::chrono::seconds(5);
 
+struct EndOptions {
+  // Even if somebody has the block device; and a server that completes nothing
+  // is killed together with its other devices.
+  bool force = false;
+  std::chrono::milliseconds patience = kPatience;
+  // Who else is about to end, before it does.
+  std::function<void(const Error&)> warn{};
+};
+
 // Removes /dev/ublkbN, when I/O in flight is done, and ends what serves it. The
-// device itself stays, dead, until it is deleted. `unused_only`: EBUSY if the
-// block device is open.
-Result<void> stop_device(Control& control, uint32_t dev_id, bool unused_only,
-                         std::chrono::milliseconds patience = kPatience);
+// device itself stays, dead, until it is deleted. EBUSY: somebody has it, or
+// its server completes nothing and has other devices. `driver_checks`: only if
+// the driver itself can tell that nobody has it, else EOPNOTSUPP.
+Result<void> stop_device(Control& control, uint32_t dev_id, bool driver_checks,
+                         const EndOptions& options = {});
 
 enum class Removal {
   waits,  // until the device, and its server if it has no other, are gone
   asynchronous,  // the driver deletes it when its server has let go of it
 };
-// Stops and deletes a device, whoever serves it and whether it answers or not.
+// Stops and deletes a device, whoever serves it. EBUSY as of stop_device().
 Result<void> remove_device(Control& control, const StateStore& states,
                            uint32_t dev_id, Removal how = Removal::waits,
-                           std::chrono::milliseconds patience = kPatience);
+                           const EndOptions& options = {});
+
+// Several, of which each succeeds or fails by itself; their servers are waited
+// for together.
+struct Removed {
+  std::vector<uint32_t> deleted;
+  std::vector<std::pair<uint32_t, Error>> failed;
+};
+Removed remove_devices(Control& control, const StateStore& states,
+                       const std::vector<uint32_t>& dev_ids, Removal how,
+                       const EndOptions& options);
 
 // While a quiesced device is still its server's. The driver tells each queue by
 // the commands that it has of it at that moment. A queue that has a request on

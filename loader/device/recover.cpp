@@ -7,8 +7,8 @@
 
 #include "device/lifecycle.h"
 #include "device/serve.h"
+#include "device/server_process.h"
 #include "device/workplace.h"
-#include "sys/process.h"
 #include "sys/sizes.h"
 
 namespace ublk {
@@ -27,8 +27,18 @@ Error without_recovery(uint32_t dev_id) {
       .hint(fmt("ublk-bpf del -n {}, and -r 1 at the next add", dev_id));
 }
 
+// For a process that has left /proc with the other mounts.
+std::optional<ServerProcess> server_of(const Workplace& place,
+                                       const ublksrv_ctrl_dev_info& info) {
+  if (::fchdir(place.proc_dir.get()) != 0) return std::nullopt;
+  auto server = ServerProcess::find(info, ".");
+  if (::chdir("/") != 0) return std::nullopt;
+  return server;
+}
+
 // A server that was killed takes a moment to be gone.
-Result<void> begin_recovery(Control& control, uint32_t dev_id) {
+Result<void> begin_recovery(Workplace& place, uint32_t dev_id) {
+  Control& control = place.control;
   const auto until = steady_clock::now() + kRecoveryWait;
   for (;;) {
     auto begun = control.start_recovery(dev_id);
@@ -37,12 +47,11 @@ Result<void> begin_recovery(Control& control, uint32_t dev_id) {
     if (now.state == UBLK_S_DEV_DEAD)
       return fail(ENODEV, "{}: has been stopped, there is nothing to recover",
                   device_name(dev_id));
-    const UniqueFd server = pidfd_of(now.ublksrv_pid);
-    if (now.state == UBLK_S_DEV_LIVE && server.valid() &&
-        !wait_gone(server, 1s))
+    const auto server = server_of(place, now);
+    if (now.state == UBLK_S_DEV_LIVE && server && !server->wait_gone(1s))
       return std::unexpected(
           Error::plain(EBUSY, fmt("{}: is being served, by process {}",
-                                  device_name(dev_id), now.ublksrv_pid))
+                                  device_name(dev_id), server->pid()))
               .hint(fmt("ublk-bpf takeover -n {}", dev_id)));
     if (steady_clock::now() > until) return begun;
     std::this_thread::sleep_for(kRetryPeriod);
@@ -102,11 +111,15 @@ Result<void> check_size(Control& control, uint32_t dev_id,
           .hint("make it as large as it was, or ublk-bpf resize --shrink"));
 }
 
-}  // namespace
+// A device before it gets its new server.
+struct Heir {
+  ublksrv_ctrl_dev_info before{};
+  DeviceState state;
+  Target target;
+  bool live = false;
+};
 
-Result<void> serve_recovered(uint32_t dev_id, Succession how,
-                             const ServeHooks& hooks) {
-  Workplace place = TRY(Workplace::open());
+Result<Heir> examine(Workplace& place, uint32_t dev_id, Succession how) {
   const auto before = TRY(place.control.info(dev_id));
   DeviceState state = TRY(state_of(place.states, dev_id));
   if (!(before.flags & UBLK_F_USER_RECOVERY))
@@ -116,30 +129,91 @@ Result<void> serve_recovered(uint32_t dev_id, Succession how,
   if (live) TRY(check_takeover(before));
   Target target = TRY(open_target(state.target));
   TRY(check_size(place.control, dev_id, target));
-  UniqueFd held = TRY(place.states.hold(StateStore::Hold::shared));
-  settle(hooks);
-  TRY(live ? begin_takeover(place.control, before)
-           : begin_recovery(place.control, dev_id));
+  return Heir{before, std::move(state), std::move(target), live};
+}
+
+// The devices of the server that this one has, or has had.
+Result<std::vector<uint32_t>> of_its_server(Workplace& place, uint32_t dev_id,
+                                            Succession how) {
   const auto info = TRY(place.control.info(dev_id));
-  auto server =
-      TRY_IN(device_name(dev_id),
-             make_server(place, std::move(target), info, state.affinity));
+  const auto server = ServerProcess::find(info);
+  if (how == Succession::of_a_live_one && server)
+    return std::vector(server->had().begin(), server->had().end());
+  const DeviceState state = TRY(state_of(place.states, dev_id));
+  std::vector<uint32_t> dev_ids;
+  for (const uint32_t other : place.states.ids()) {
+    const auto its = place.states.load(other);
+    if (other != dev_id &&
+        (!its || state.server.empty() || its->server != state.server))
+      continue;
+    const auto now = place.control.info(other);
+    // Those that have been deleted or given to another server.
+    if (other == dev_id ||
+        (now && now->state != UBLK_S_DEV_LIVE && now->state != UBLK_S_DEV_DEAD))
+      dev_ids.push_back(other);
+  }
+  return dev_ids;
+}
+
+// The thread of a server that fails here ends with the process: to stop its
+// device, which would end them, would be the end of that too.
+Result<Served> succeed(Workplace& place, Heir heir) {
+  const uint32_t dev_id = heir.before.dev_id;
+  TRY(heir.live ? begin_takeover(place.control, heir.before)
+                : begin_recovery(place, dev_id));
+  const auto info = TRY(place.control.info(dev_id));
+  auto server = TRY_IN(
+      device_name(dev_id),
+      make_server(place, std::move(heir.target), info, heir.state.affinity));
   auto started = server->start();
   if (started) started = place.control.end_recovery(dev_id, ::getpid());
-  auto device = started ? describe(place.control, place.states, dev_id)
-                        : std::unexpected(started.error());
-  if (!device) {
-    // The device waits for the next attempt as it did for this one. To stop
-    // it, which would end the threads, would be the end of it: they end with
-    // the process.
-    (void)server.release();
-    return std::unexpected(std::move(device).error());
+  Served served{dev_id, heir.state.instance, std::move(server)};
+  if (started) return served;
+  (void)served.server.release();
+  return std::unexpected(std::move(started).error());
+}
+
+Result<void> note_server(Workplace& place, uint32_t dev_id,
+                         const std::string& server) {
+  return place.states.change(
+      dev_id, [&](DeviceState& state) { state.server = server; });
+}
+
+}  // namespace
+
+Result<void> serve_recovered(const RecoverRequest& request,
+                             const ServeHooks& hooks) {
+  Workplace place = TRY(Workplace::open(hooks));
+  const auto dev_ids =
+      request.with_others
+          ? TRY(of_its_server(place, request.dev_id, request.how))
+          : std::vector{request.dev_id};
+  std::vector<Heir> heirs;
+  for (const uint32_t dev_id : dev_ids)
+    heirs.push_back(TRY(examine(place, dev_id, request.how)));
+  UniqueFd held = TRY(place.states.hold(StateStore::Hold::shared));
+  settle(hooks);
+  const std::string server = new_instance();
+  std::vector<Served> served;
+  std::vector<Device> live;
+  const auto give_up = [&](Error error) {
+    for (Served& device : served) (void)device.server.release();
+    return std::unexpected(std::move(error));
+  };
+  for (Heir& heir : heirs) {
+    const uint32_t dev_id = heir.before.dev_id;
+    auto one = succeed(place, std::move(heir));
+    if (!one) return give_up(std::move(one).error());
+    served.push_back(std::move(*one));
+    if (auto noted = note_server(place, dev_id, server); !noted)
+      hooks.trouble(noted.error());
+    auto device = describe(place.control, place.states, dev_id);
+    if (!device) return give_up(std::move(device).error());
+    live.push_back(std::move(*device));
   }
   held.reset();
-  // It is served again, whether somebody still waits for it or not.
-  (void)hooks.live({*device});
-  std::vector<Served> served;
-  served.push_back({dev_id, state.instance, std::move(server)});
+  // They are served again, whether somebody still waits for it or not.
+  (void)hooks.live(live);
   return serve_to_the_end(place, std::move(served), hooks);
 }
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "device/serve.h"
 
-#include <time.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -16,12 +15,6 @@
 namespace ublk {
 
 namespace {
-
-std::string new_instance() {
-  timespec now{};
-  ::clock_gettime(CLOCK_REALTIME, &now);
-  return fmt("{}-{}.{:09}", ::getpid(), now.tv_sec, now.tv_nsec);
-}
 
 uint64_t flags_of(const AddRequest& request, const DataPath& path,
                   uint64_t features) {
@@ -114,7 +107,8 @@ Result<ublksrv_ctrl_dev_info> add(Workplace& place, const Opened& opened,
 
 // From a device that has been added to one that is live.
 Result<void> bring_up(Workplace& place, Opened opened,
-                      const ublksrv_ctrl_dev_info& info, Served& device) {
+                      const ublksrv_ctrl_dev_info& info, Served& device,
+                      const std::string& server) {
   const uint32_t dev_id = info.dev_id;
   if (opened.request.unprivileged) TRY(wait_for_node(place, dev_id));
   // The driver leaves out what it cannot do for this device.
@@ -128,6 +122,7 @@ Result<void> bring_up(Workplace& place, Opened opened,
   TRY(place.control.set_params(dev_id, params));
   const DeviceState state{.dev_id = dev_id,
                           .instance = device.instance,
+                          .server = server,
                           .target = opened.target.spec,
                           .attached = std::nullopt};
   device.server = TRY_IN(device_name(dev_id),
@@ -141,7 +136,7 @@ Result<void> bring_up(Workplace& place, Opened opened,
 
 Result<void> serve_new(const std::vector<AddRequest>& requests,
                        const ServeHooks& hooks) {
-  Workplace place = TRY(Workplace::open());
+  Workplace place = TRY(Workplace::open(hooks));
   const uint64_t features = TRY(place.control.features());
   std::vector<Opened> opened;
   for (const AddRequest& request : requests)
@@ -151,13 +146,14 @@ Result<void> serve_new(const std::vector<AddRequest>& requests,
   UniqueFd held = TRY(place.states.hold(StateStore::Hold::shared));
   if (is_admin()) settle(hooks);
 
+  const std::string server = new_instance();
   std::vector<std::unique_ptr<NewDevice>> added;
   std::vector<Device> live;
   for (Opened& one : opened) {
     const auto info = TRY(add(place, one, features));
     added.push_back(
         std::make_unique<NewDevice>(place, info.dev_id, new_instance()));
-    TRY(bring_up(place, std::move(one), info, added.back()->served()));
+    TRY(bring_up(place, std::move(one), info, added.back()->served(), server));
     live.push_back(TRY(describe(place.control, place.states, info.dev_id)));
   }
   if (!hooks.live(live))

@@ -32,6 +32,9 @@ struct AddRequest {
 };
 
 struct ServeHooks {
+  // `keep` is what whoever has asked for the devices listens to: it must not
+  // end while a command on them is under way.
+  ControlOptions control{};
   // All devices are live. False: nobody has heard it, whoever has asked for
   // them is gone; then new ones go too.
   std::function<bool(const std::vector<Device>& devices)> live;
@@ -39,8 +42,8 @@ struct ServeHooks {
   std::function<void(const Error&)> trouble;
 };
 
-// Adds devices and serves them in this process until the last one is stopped:
-// by SIGTERM or SIGINT, then the devices are deleted too, or by somebody else.
+// Adds devices and serves them in this process until the last one has ended: by
+// somebody else, or after SIGTERM or SIGINT, as serve_to_the_end() has it.
 // These signals must be blocked in the whole process. An error before they are
 // live means that no device is left behind.
 Result<void> serve_new(const std::vector<AddRequest>& requests,
@@ -50,8 +53,16 @@ enum class Succession {
   of_a_dead_one,  // EBUSY if the device is served
   of_a_live_one,  // or dead: takes the device from its server, no I/O fails
 };
-// Serves a device from its state, in place of its server.
-Result<void> serve_recovered(uint32_t dev_id, Succession how,
+struct RecoverRequest {
+  uint32_t dev_id = 0;
+  Succession how = Succession::of_a_dead_one;
+  // All that its server has, or had when it ended, get one new server.
+  bool with_others = false;
+};
+// Serves devices from their states, in place of their server. An error before
+// anything is done to them changes nothing; after a later one they all wait for
+// the next attempt.
+Result<void> serve_recovered(const RecoverRequest& request,
                              const ServeHooks& hooks);
 
 }  // namespace ublk

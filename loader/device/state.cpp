@@ -113,6 +113,7 @@ std::string state_to_json(const DeviceState& state) {
   json out = {{"version", kStateVersion},
               {"dev_id", state.dev_id},
               {"instance", state.instance},
+              {"server", state.server},
               {"target", target_to_json(state.target)},
               {"attached", nullptr}};
   if (!state.affinity.empty()) {
@@ -140,6 +141,7 @@ Result<DeviceState> state_from_json(std::string_view text) {
     DeviceState state;
     get_number(in, "dev_id", state.dev_id);
     in.at("instance").get_to(state.instance);
+    state.server = in.value("server", std::string());
     state.target = target_from_json(in.at("target"));
     if (const json& attached = in.at("attached"); !attached.is_null())
       state.attached = attached_from_json(attached);

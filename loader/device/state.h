@@ -33,6 +33,8 @@ struct DeviceState {
   uint32_t dev_id = 0;
   // Tells a device from a later one with the same number.
   std::string instance;
+  // The same for all devices that one server has.
+  std::string server{};
   TargetSpec target;
   std::optional<AttachedState> attached;
   // CPUs that a user wants a queue's thread on, by q_id. Others have theirs of

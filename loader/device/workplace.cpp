@@ -2,14 +2,11 @@
 #include "device/workplace.h"
 
 #include <fcntl.h>
-#include <poll.h>
-#include <signal.h>
-#include <sys/signalfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <chrono>
-#include <optional>
 #include <thread>
 
 #include "sys/process.h"
@@ -54,82 +51,23 @@ Result<std::vector<cpu_set_t>> queue_cpus(
   return cpus;
 }
 
-// Somebody else may be at it just now, and faster.
-Result<void> unless_gone(Result<void> done) {
-  if (!done && done.error().code() == ENODEV) return {};
-  return done;
-}
-
-// After a signal: the device ends with its server.
-Result<void> take_down(Workplace& place, Served& device) {
-  TRY(unless_gone(place.control.stop(device.dev_id)));
-  auto joined = device.server->join();
-  device.server.reset();
-  TRY(unless_gone(place.control.remove(device.dev_id)));
-  TRY(place.states.remove(device.dev_id, device.instance));
-  return joined;
-}
-
-// A queue has ended. Somebody has stopped the device, and also deletes it; or
-// has quiesced it, for another server; or the queue has failed, then the others
-// must not go on without it.
-Result<void> let_go(Workplace& place, Served& device) {
-  if (device.server->failed())
-    // That it has failed is what join() says below; a device that cannot be
-    // stopped either is gc's.
-    if (auto info = place.control.info(device.dev_id);
-        info && info->state == UBLK_S_DEV_LIVE)
-      (void)place.control.stop(device.dev_id);
-  auto joined = device.server->join();
-  device.server.reset();
-  return joined;
-}
-
-// The signals, then the end of each device, in this order.
-std::vector<pollfd> to_wait_for(const UniqueFd& signals,
-                                const std::vector<Served>& devices) {
-  std::vector<pollfd> fds;
-  fds.push_back({.fd = signals.get(), .events = POLLIN, .revents = 0});
-  for (const Served& device : devices)
-    fds.push_back(
-        {.fd = device.server->ended_fd(), .events = POLLIN, .revents = 0});
-  return fds;
-}
-
-// Devices of one process: one's trouble is not the others'.
-class Outcome {
- public:
-  explicit Outcome(const ServeHooks& hooks) : hooks_(hooks) {}
-
-  void add(uint32_t dev_id, Result<void> done) {
-    if (done) return;
-    Error error = std::move(done).error();
-    if (!error.line().starts_with(device_name(dev_id)))
-      error = std::move(error).in(device_name(dev_id));
-    if (first_)
-      hooks_.trouble(error);
-    else
-      first_ = std::move(error);
-  }
-  Result<void> get() && {
-    if (first_) return std::unexpected(std::move(*first_));
-    return {};
-  }
-
- private:
-  const ServeHooks& hooks_;
-  std::optional<Error> first_;
-};
-
 }  // namespace
 
-Result<Workplace> Workplace::open() {
+Result<Workplace> Workplace::open(const ServeHooks& hooks) {
   // A device has three and its files.
   allow_many_files();
-  Control control = TRY(Control::open());
+  Control control = TRY(Control::open(hooks.control));
   StateStore states = TRY(StateStore::open());
   UniqueFd dev_dir = TRY(UniqueFd::open("/dev", O_PATH | O_DIRECTORY));
-  return Workplace{std::move(control), std::move(states), std::move(dev_dir)};
+  UniqueFd proc_dir = TRY(UniqueFd::open("/proc", O_PATH | O_DIRECTORY));
+  return Workplace{std::move(control), std::move(states), std::move(dev_dir),
+                   std::move(proc_dir)};
+}
+
+std::string new_instance() {
+  timespec now{};
+  ::clock_gettime(CLOCK_REALTIME, &now);
+  return fmt("{}-{}.{:09}", ::getpid(), now.tv_sec, now.tv_nsec);
 }
 
 void settle(const ServeHooks& hooks) {
@@ -160,37 +98,6 @@ Result<std::unique_ptr<Server>> make_server(
   UniqueFd char_fd = TRY(open_char(place.dev_dir, info.dev_id));
   const auto cpus = TRY(queue_cpus(place.control, info, affinity));
   return Server::create(std::move(target), std::move(char_fd), info, cpus);
-}
-
-Result<void> serve_to_the_end(Workplace& place, std::vector<Served> devices,
-                              const ServeHooks& hooks) {
-  sigset_t signals;
-  sigemptyset(&signals);
-  sigaddset(&signals, SIGTERM);
-  sigaddset(&signals, SIGINT);
-  const UniqueFd signal_fd(::signalfd(-1, &signals, SFD_CLOEXEC));
-  std::optional<Error> deaf;
-  if (!signal_fd.valid()) deaf = Error::sys(errno, "signalfd");
-  Outcome outcome(hooks);
-  while (!devices.empty()) {
-    auto fds = to_wait_for(signal_fd, devices);
-    if (!deaf && ::poll(fds.data(), fds.size(), -1) < 0) {
-      if (errno == EINTR) continue;
-      deaf = Error::sys(errno, "poll");
-    }
-    if (deaf || fds[0].revents) {
-      for (Served& device : devices)
-        outcome.add(device.dev_id, take_down(place, device));
-      break;
-    }
-    for (size_t i = devices.size(); i-- > 0;) {
-      if (!fds[i + 1].revents) continue;
-      outcome.add(devices[i].dev_id, let_go(place, devices[i]));
-      devices.erase(devices.begin() + static_cast<ptrdiff_t>(i));
-    }
-  }
-  if (deaf) return std::unexpected(std::move(*deaf));
-  return std::move(outcome).get();
 }
 
 }  // namespace ublk

@@ -20,9 +20,13 @@ struct Workplace {
   Control control;
   StateStore states;
   UniqueFd dev_dir;
+  UniqueFd proc_dir;
 
-  static Result<Workplace> open();
+  static Result<Workplace> open(const ServeHooks& hooks);
 };
+
+// A name for what this process does now, which no other has.
+std::string new_instance();
 
 // What protects a server against waiting for itself: it leaves the mounts, and
 // its memory stays. Not having the right to it is no reason not to serve.
@@ -45,7 +49,10 @@ struct Served {
 };
 
 // Serves until all of them have ended: stopped or quiesced by somebody else, or
-// stopped and deleted here by SIGTERM or SIGINT, which have to be blocked.
+// left here after SIGTERM or SIGINT, which have to be blocked. Then a device
+// that can be recovered is left to a successor. Another one is stopped and
+// deleted if nobody uses it; else it is served until nobody does, or until a
+// second signal.
 Result<void> serve_to_the_end(Workplace& place, std::vector<Served> devices,
                               const ServeHooks& hooks);
 

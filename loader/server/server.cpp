@@ -50,6 +50,7 @@ void Server::serve(size_t index) {
         self.run_error = std::move(ran).error();
   }
   if (self.run_error) failed_ = true;
+  nr_ended_++;
   ::eventfd_write(ended_.get(), 1);
 }
 

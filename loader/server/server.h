@@ -33,6 +33,7 @@ class Server {
   int ended_fd() const { return ended_.get(); }
   // Whether a thread has ended with an error, of those that have ended.
   bool failed() const { return failed_; }
+  bool all_ended() const { return nr_ended_ == threads_.size(); }
   // Waits until all threads have ended. The first error of any of them.
   Result<void> join();
 
@@ -56,6 +57,7 @@ class Server {
   UniqueFd char_fd_;
   UniqueFd ended_;
   std::atomic<bool> failed_ = false;
+  std::atomic<size_t> nr_ended_ = 0;
   std::vector<QueueConfig> configs_;
   std::vector<Thread> threads_;
   // Not in start(): a thread may still be within count_down() when it returns.

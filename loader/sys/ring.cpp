@@ -31,6 +31,8 @@ Result<Ring> Ring::create(unsigned entries, unsigned flags) {
           std::move(error).hint("this kernel is built without io_uring"));
     return std::unexpected(std::move(error));
   }
+  // A child's mapping would keep it alive.
+  io_uring_ring_dontfork(raw);
   return Ring(std::unique_ptr<io_uring, Exit>(raw));
 }
 

@@ -312,12 +312,39 @@ TEST_F(Devices, AreNotCutOffUnasked) {
   EXPECT_EQ(resize(1 << 20).error().code(), EOPNOTSUPP);
 }
 
-TEST(ServerStats, AreThoseOfAProcessThatLives) {
-  const auto self = server_stats(::getpid(), 0);
-  ASSERT_TRUE(self);
-  EXPECT_GE(self->threads, 1U);
-  EXPECT_EQ(self->wakeups, 0U) << "none of these threads serves a queue";
-  EXPECT_FALSE(server_stats(-1, 0));
+TEST_F(Devices, ThatAnotherCommandHoldsAreShownAsFarAsTheyCanBe) {
+  fake_->add(3, UBLK_F_BPF);
+  for (const uint32_t held : {UBLK_U_CMD_GET_PARAMS, UBLK_U_CMD_GET_BPF_INFO}) {
+    fake_->fails = {{held, -ETIME}};
+    const auto device = describe(*control_, *states_, 3);
+    ASSERT_TRUE(device);
+    ASSERT_TRUE(device->stuck);
+    EXPECT_EQ(device->stuck->code(), ETIMEDOUT);
+    EXPECT_NE(device->stuck->line().find("ublkb3: "), std::string::npos);
+    EXPECT_NE(device->stuck->line().find("another command"), std::string::npos);
+    EXPECT_FALSE(device->bpf);
+    EXPECT_TRUE(json::parse(cli::device_json(*device))["stuck"].is_string());
+  }
+}
+
+TEST_F(Devices, OfWhichOneCannotBeDeletedGoSingly) {
+  fake_->add(3);
+  fake_->add(5);
+  const auto removed =
+      remove_devices(*control_, *states_, {3, 4, 5}, Removal::waits, {});
+  EXPECT_EQ(removed.deleted, (std::vector<uint32_t>{3, 5}));
+  ASSERT_EQ(removed.failed.size(), 1U);
+  EXPECT_EQ(removed.failed[0].first, 4U);
+  EXPECT_EQ(removed.failed[0].second.code(), ENODEV);
+}
+
+TEST(Servers, AreProcessesThatHaveTheDeviceOpen) {
+  ublksrv_ctrl_dev_info info{};
+  for (const int pid : {::getpid(), 1, 0, -1}) {
+    info.ublksrv_pid = pid;
+    EXPECT_FALSE(Servers().stats(info)) << pid;
+    EXPECT_FALSE(ServerProcess::find(info)) << pid;
+  }
 }
 
 }  // namespace

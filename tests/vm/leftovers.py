@@ -9,6 +9,7 @@ import pytest
 from cli import wait_for
 
 STATE = Path("/run/ublk-bpf")
+HELPER = "ublk-bpf-ctl"
 
 
 def processes():
@@ -23,6 +24,16 @@ def processes():
         except OSError:  # it has ended
             pass
     return found
+
+
+def servers():
+    """Those of them that are no helper that does control commands for another one."""
+    def name(pid):
+        try:
+            return Path(f"/proc/{pid}/comm").read_text().strip()
+        except OSError:
+            return HELPER
+    return {pid for pid in processes() if name(pid) != HELPER}
 
 
 def state_files():

@@ -49,7 +49,7 @@ def moments(length, seed):
 
 
 def daemons(starter):
-    return leftovers.processes() - {starter.pid}
+    return leftovers.servers() - {starter.pid}
 
 
 def signal_all(pids, what):

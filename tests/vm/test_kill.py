@@ -178,7 +178,7 @@ def test_delete_under_io(lab):
         device.attach(name)
         with Load(device.path, must_succeed=False, size="8m", io_size="1m", verify_fatal=0) as load:
             wait_for("I/O", lambda: sum(device.counters()[k] for k in ("redirected", "passed", "dropped")) > 20)
-            device.delete()
+            cli.ok("del", "-n", device.id, "--force")
             wait_for("the I/O to end", lambda: not load._thread.is_alive(), 120)
         assert not os.path.exists(device.path)
 

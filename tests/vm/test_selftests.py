@@ -104,7 +104,7 @@ def clean_up(tmp, group):
     for line in Path("/proc/mounts").read_text().splitlines():
         if str(tmp) in line.split()[1]:
             subprocess.run(["umount", line.split()[1]], check=False)
-    cli.run("del", "-a")
+    cli.run("del", "-a", "--force")
     # dd makes a file of what has just ceased to be a device
     for node in Path("/dev").glob("ublkb*"):
         if node.is_file():

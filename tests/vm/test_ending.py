@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: MIT
+"""Who is ended and who is not: a server's pid, a device in use, a server that does not answer, the other devices of a server."""
+
+import ctypes
+import os
+import re
+import signal
+import struct
+import subprocess
+import time
+from pathlib import Path
+
+import cli
+import pytest
+from blockio import MIB, Opened, libc, pattern
+from cli import wait_for
+from lab import sh, sysfs
+from leftovers import nothing_is_left  # noqa: F401 (a fixture)
+from test_kill import Background, kill_server, quiesced
+from test_lifecycle import refused
+
+CLONE3 = 435
+
+
+def process_with_pid(lab, pid):
+    """A process of no concern to anybody that has just this pid."""
+    tids = (ctypes.c_int * 1)(pid)
+    args = ctypes.create_string_buffer(
+        struct.pack("=11Q", 0, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, ctypes.addressof(tids), 1, 0))
+    # the child shares nothing and becomes another program at once
+    got = libc.syscall(CLONE3, args, len(args.raw) - 1)
+    if got == 0:
+        os.execv("/usr/bin/sleep", ["sleep", "3600"])
+    assert got == pid, os.strerror(ctypes.get_errno())
+
+    def end():
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+    lab.cleanup(end)
+    wait_for("the program", lambda: Path(f"/proc/{pid}/comm").read_text() == "sleep\n")
+
+
+def lives(pid):
+    assert "\nState:\tS" in Path(f"/proc/{pid}/status").read_text(), "somebody else's process was hit"
+    done, status = os.waitpid(pid, os.WNOHANG)
+    assert done == 0, f"somebody else's process has ended: {status}"
+
+
+def hung_reader(device):
+    """A process with a read that nobody completes."""
+    reader = subprocess.Popen(["dd", f"if={device.path}", "of=/dev/null", "bs=4k", "count=1", "iflag=direct"],
+                              stderr=subprocess.PIPE, text=True)
+    wait_for("the request", lambda: sysfs(device.path, "inflight").split()[0] != "0" or device.state() != "live")
+    return reader
+
+
+def within(seconds, what, *args, **kwargs):
+    start = time.monotonic()
+    result = what(*args, **kwargs)
+    took = time.monotonic() - start
+    assert took < cli.seconds(seconds), f"took {took:.1f} s"
+    return result
+
+
+@pytest.mark.parametrize("recoverable", [True, False], ids=["recoverable", "plain"])
+def test_process_that_has_got_the_servers_pid_is_left_alone(lab, recoverable):
+    """The driver goes on naming the pid of a server that has died."""
+    device, _ = lab.loop_device(8, **({"r": 1} if recoverable else {}))
+    pid = kill_server(device)
+    wait_for("the server to be missed", lambda: device.state() in ("quiesced", "dead"))
+    wait_for("its pid to be free", lambda: not Path(f"/proc/{pid}").exists())
+    process_with_pid(lab, pid)
+    assert device.info()["server"] is None
+    assert str(pid) not in cli.run("list", "-n", device.id).out
+    assert cli.ok("info", "-n", device.id)["server"] is None
+    if recoverable:
+        reader = hung_reader(device)
+        assert "no thread of ours" in refused("set-affinity", "-n", device.id, "--cpuset", "0")["message"]
+        assert within(5, cli.ok, "quiesce", "-n", device.id)["server"] is None
+        assert [(o["dev_id"], o["cleared"]) for o in cli.ok("gc")["orphans"]] == [(device.id, False)]
+        within(10, cli.ok, "del", "-n", device.id, "--force", "--patience", 0)
+        reader.communicate(timeout=cli.seconds(30))
+    else:
+        cli.ok("stop", "-n", device.id)
+        within(10, device.delete)
+    lives(pid)
+    assert not device.exists()
+
+
+def test_device_in_use_is_kept_and_its_users_are_named(lab):
+    device, _ = lab.loop_device(32)
+    other = lab.add("null", size="1M")
+    sh("mkfs.ext4", "-q", device.path)
+    where = lab.tmp / "my disk"
+    where.mkdir()
+    sh("mount", device.path, where)
+    lab.cleanup(lab.umount, where)
+    (where / "file").write_bytes(pattern(0, 65536))
+    for command in ("del", "stop"):
+        error = within(5, refused, command, "-n", device.id)
+        assert error["errno"] == "EBUSY" and f"mounted at {where}" in error["message"] and "--force" in error["hint"]
+    # the others of all are deleted
+    outcome = within(10, cli.run, "del", "-a", "--json")
+    assert outcome.status == 1 and outcome.json["deleted"] == [other.id], str(outcome)
+    (failed,) = outcome.json["failed"]
+    assert failed["dev_id"] == device.id and failed["error"]["errno"] == "EBUSY"
+    assert device.state() == "live" and (where / "file").read_bytes() == pattern(0, 65536)
+    sh("umount", where)
+    sh("modprobe", "loop", check=False)
+    looped = sh("losetup", "--find", "--show", device.path).stdout.strip()
+    try:
+        assert f"behind {Path(looped).name}" in refused("del", "-n", device.id)["message"]
+    finally:
+        sh("losetup", "-d", looped)
+    with Opened(device.path):
+        assert f"({os.getpid()})" in refused("del", "-n", device.id)["message"]
+        cli.ok("del", "-n", device.id, "--force")
+
+
+def test_mounts_of_other_processes_count(lab):
+    device, _ = lab.loop_device(32)
+    sh("mkfs.ext4", "-q", device.path)
+    holder = subprocess.Popen(["unshare", "-m", "sh", "-c", f"mount {device.path} /mnt && exec sleep 3600"])
+    lab.cleanup(holder.wait)
+    lab.cleanup(holder.kill)
+    wait_for("the mount", lambda: device.path in Path(f"/proc/{holder.pid}/mounts").read_text())
+    message = refused("del", "-n", device.id)["message"]
+    assert f"mounted at /mnt in the mounts of sleep ({holder.pid})" in message
+
+
+def test_one_who_only_has_a_look_is_waited_for(lab):
+    """As udev and blkid do after an add."""
+    device, _ = lab.loop_device(8)
+    looks = subprocess.Popen(["sleep", "1"], stdin=open(device.path, "rb"))
+    lab.cleanup(looks.wait)
+    assert cli.ok("del", "-n", device.id)["deleted"] == [device.id]
+
+
+def test_server_that_is_told_to_end_leaves_what_is_in_use(lab):
+    device, _ = lab.loop_device(32)
+    free = lab.add("null", size="1M")
+    sh("mkfs.ext4", "-q", device.path)
+    where = lab.mount(device.path, "ext4")
+    (where / "file").write_bytes(pattern(0, 65536))
+    for d in (device, free):
+        os.kill(d.server_pid(), signal.SIGTERM)
+    wait_for("the device that nobody has to be gone", lambda: not free.exists())
+    sh("umount", where)
+    wait_for("the other one to be gone, once it is free", lambda: not device.exists())
+
+
+def pending(pid):
+    """Signals of the process that it has not read."""
+    return int(re.search(r"ShdPnd:\t(\w+)", Path(f"/proc/{pid}/status").read_text()).group(1), 16)
+
+
+def test_mounted_device_outlives_sigterm(lab):
+    device, _ = lab.loop_device(32)
+    sh("mkfs.ext4", "-q", device.path)
+    where = lab.mount(device.path, "ext4")
+    server = device.server_pid()
+    os.kill(server, signal.SIGTERM)
+    wait_for("it to have read the signal", lambda: pending(server) == 0)
+    (where / "file").write_bytes(pattern(0, 65536))
+    sh("sync", "-f", where)
+    assert device.state() == "live"
+    # twice is meant
+    os.kill(server, signal.SIGTERM)
+    wait_for("the server to end", lambda: not Path(f"/proc/{server}").exists())
+    assert not device.exists()
+    sh("umount", where)
+
+
+def test_server_with_recovery_leaves_its_devices_to_a_successor(lab):
+    device, _ = lab.loop_device(32, r=1)
+    sh("mkfs.ext4", "-q", device.path)
+    where = lab.mount(device.path, "ext4")
+    (where / "file").write_bytes(pattern(0, 65536))
+    server = device.server_pid()
+    os.kill(server, signal.SIGTERM)
+    wait_for("the server to end", lambda: not Path(f"/proc/{server}").exists())
+    assert device.state() == "quiesced"
+    (orphan,) = cli.ok("gc", "--all")["orphans"]
+    assert not orphan["cleared"] and f"mounted at {where}" in orphan["why"]
+    write = Background(lambda: sh("sync", "-f", where))
+    cli.ok("recover", "-n", device.id)
+    write.join()
+    assert (where / "file").read_bytes() == pattern(0, 65536)
+    sh("umount", where)
+
+
+@pytest.fixture
+def stopped(lab):
+    """Two devices of one server that answers nothing."""
+    added = cli.ok("add", "-t", "null", "--size", "1M", "--count", 2)["devices"]
+    devices = [cli.Device(d) for d in added]
+    server = added[0]["server"]["pid"]
+
+    def go_on():
+        if Path(f"/proc/{server}").exists():
+            os.kill(server, signal.SIGCONT)
+        for device in devices:
+            cli.run("del", "-n", device.id, "--force")
+
+    lab.cleanup(go_on)
+    os.kill(server, signal.SIGSTOP)
+    return devices, server
+
+
+def test_server_that_does_not_answer_is_killed_only_by_force_if_it_has_others(stopped):
+    (one, other), server = stopped
+    error = within(15, refused, "del", "-n", one.id, "--patience", 1)
+    assert error["errno"] == "EBUSY" and f"ublkb{other.id}" in error["message"] and "--force" in error["hint"]
+    assert Path(f"/proc/{server}").exists() and other.state() == "live"
+    reader = hung_reader(other)
+    outcome = within(20, cli.run, "stop", "-n", other.id, "--force", "--patience", 1)
+    assert outcome.status == 0, str(outcome)
+    reader.communicate(timeout=cli.seconds(30))
+    wait_for("the server to be gone", lambda: not Path(f"/proc/{server}").exists())
+
+
+def test_others_are_named_before_their_server_is_killed(stopped):
+    (one, other), server = stopped
+    reader = hung_reader(one)
+    outcome = within(20, cli.run, "del", "-n", one.id, "--force", "--patience", 2, "--json")
+    assert outcome.status == 0 and outcome.json["deleted"] == [one.id], str(outcome)
+    (warning,) = outcome.err.splitlines()
+    assert "warning" in warning and f"process {server}" in warning and f"ublkb{other.id}" in warning
+    reader.communicate(timeout=cli.seconds(30))
+
+
+def test_command_has_a_deadline_and_list_waits_for_nobody(stopped):
+    (one, other), server = stopped
+    reader = hung_reader(one)
+    outcome = within(15, cli.run, "stop", "-n", one.id, "--force", "--patience", 600, "--deadline", 2, "--json")
+    error = outcome.json["error"]
+    assert error["errno"] == "ETIMEDOUT" and "requests in flight: 1" in error["message"], error
+    assert "2 s" in error["message"] and "gc" in error["hint"]
+    listed = {d["dev_id"]: d for d in within(10, cli.ok, "list")["devices"]}
+    assert "another command" in listed[one.id]["stuck"]
+    assert listed[other.id]["stuck"] is None and listed[other.id]["size_bytes"] == MIB
+    assert within(10, cli.ok, "info", "-n", one.id)["dev_id"] == one.id
+    os.kill(server, signal.SIGCONT)
+    reader.communicate(timeout=cli.seconds(30))
+    wait_for("the stop to be done", lambda: one.state() == "dead")
+    assert other.state() == "live" and one.info()["stuck"] is None
+    wait_for("gc to clear it", lambda: cli.ok("gc") and not one.exists())
