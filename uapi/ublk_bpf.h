@@ -34,7 +34,19 @@
  *
  * All: -ENODEV if there is no such device, -EOPNOTSUPP if it was added without
  * UBLK_F_BPF. When ATTACH_BPF (replacing) or DETACH_BPF returns, no request
- * uses the previous program and its files any more.
+ * uses the previous program and its files any more, and what was written to
+ * them is durable. A FLUSH of the device meanwhile waits until it is, so that
+ * what had completed before a FLUSH is durable when that returns, whoever
+ * serves it. Two errors say that the command has done its work all the same:
+ *
+ * -EINTR	a fatal signal came while it waited for the above, which goes
+ *		on without it, see ->nr_retiring of struct ublk_bpf_info. One
+ *		more DETACH_BPF waits for it again
+ * the error of fsync(2), if a file could not be synced: counted in
+ *		->sync_failed, and each FLUSH that waited, or else the next
+ *		one, fails too
+ *
+ * -ECANCELED: a fatal signal came before anything was done.
  *
  * _IOWR() comes from linux/ioctl.h, struct ublksrv_ctrl_cmd from
  * linux/ublk_cmd.h: whoever uses the encoded commands includes these.
@@ -51,6 +63,7 @@
 
 #define UBLK_BPF_MAX_FILES	16	/* of one attachment */
 #define UBLK_BPF_MAX_SQES	8	/* of one request */
+#define UBLK_BPF_MAX_DEPTH	8	/* of devices whose programs' files are devices */
 
 /* Take the place of an attached program; without it, attach is -EBUSY then */
 #define UBLK_BPF_ATTACH_F_REPLACE	0x1U
@@ -77,12 +90,21 @@
  *		O_DIRECT or buffered, readable, writable
  *
  * -EINVAL: unknown flag, reserved bits, too many files, a program that is not
- *	one for ublk, a file that is neither regular nor a block device, or is
- *	the device itself, or is open with O_APPEND, or needs direct I/O to be
- *	aligned more than the device's logical block size (offset, length) or
- *	DMA alignment (memory, UBLK_PARAM_TYPE_DMA_ALIGN) makes it
+ *	one for ublk, a file that is neither regular nor a block device (an
+ *	anonymous inode is neither), or is open with O_APPEND, or needs direct
+ *	I/O to be aligned more than the device's logical block size (offset,
+ *	length) or DMA alignment (memory, UBLK_PARAM_TYPE_DMA_ALIGN) makes it
+ * -ELOOP: a file is the device itself, is stored on it, or leads back to it
+ *	through the programs of other devices; or there would be more than
+ *	UBLK_BPF_MAX_DEPTH devices one above the other. A program that was
+ *	replaced counts until its files are synced. Not seen: what other
+ *	devices (loop, device mapper) are made of, and all but the first of
+ *	several devices that a file system is on
  * -EBADF: a file descriptor that is not open
  * -EBUSY: a program is attached and UBLK_BPF_ATTACH_F_REPLACE is not set
+ * -ETXTBSY: a file needs the data of a write to stay as it is meanwhile (it is
+ *	checksummed or compressed), and somebody has opened the device before it
+ *	could tell its users. Without users it is attached, and tells them
  * -ENODEV: the device has not been started, or is being stopped
  */
 struct ublk_bpf_attach {
@@ -147,9 +169,12 @@ enum ublk_bpf_verdict {
  * IORING_OP_READ, IORING_OP_READ_FIXED	for UBLK_IO_OP_READ
  * IORING_OP_WRITE, IORING_OP_WRITE_FIXED	for UBLK_IO_OP_WRITE
  *	->off, ->len bytes of the file; ->addr is the byte offset in the
- *	request's data; ->rw_flags of RWF_DSYNC | RWF_SYNC. Short I/O is
- *	continued, no progress (end of file) is an I/O error. UBLK_IO_F_FUA is
- *	honoured whatever ->rw_flags says
+ *	request's data; ->rw_flags of RWF_DSYNC | RWF_SYNC. Of a file that is
+ *	open for direct I/O all three are multiples of what the file needs
+ *	(a block device's logical block, STATX_DIOALIGN), and of 512 at least.
+ *	Short I/O is continued, no progress (end of file) is an I/O error.
+ *	UBLK_IO_F_FUA is honoured whatever ->rw_flags says, and each write is
+ *	made durable if the device does not announce a volatile cache
  * IORING_OP_FSYNC	->fsync_flags of IORING_FSYNC_DATASYNC
  * IORING_OP_FALLOCATE	for UBLK_IO_OP_DISCARD and UBLK_IO_OP_WRITE_ZEROES:
  *	->off in the file, ->addr the length in bytes, ->len the mode, which is
@@ -158,9 +183,11 @@ enum ublk_bpf_verdict {
  * IORING_OP_NOP	does nothing
  *
  * Rules for the whole plan, checked when the verdict is UBLK_BPF_IO_REDIRECT:
- * - Bytes of a READ that no SQE covers read as zeroes.
+ * - Bytes of a READ that no SQE covers read as zeroes. If an SQE of it fails,
+ *   all of it does, and all its bytes are zeroes.
  * - A WRITE must be covered wholly. The lengths of the FALLOCATEs for
- *   UBLK_IO_OP_WRITE_ZEROES must add up to the request's at least.
+ *   UBLK_IO_OP_WRITE_ZEROES must add up to the request's at least; what two of
+ *   them have in common in one file counts once.
  * - A FLUSH must FSYNC every file that was written since the program was
  *   attached.
  * - If an SQE was refused, the request fails. (The program may have another
@@ -190,11 +217,20 @@ enum ublk_bpf_reason {
 	UBLK_BPF_REFUSED_DIRECTION	= 7,
 	/* the file is not open for it [EBADF] */
 	UBLK_BPF_REFUSED_FILE_MODE	= 8,
-	/* [->addr, ->addr + ->len) is not within the request's data [EFAULT] */
+	/*
+	 * [->addr, ->addr + ->len) is not within the request's data, or ->addr
+	 * is not aligned as the file's direct I/O needs it [EFAULT]
+	 */
 	UBLK_BPF_REFUSED_DATA		= 9,
-	/* the length is 0 or, of FALLOCATE, beyond the request's [EINVAL] */
+	/*
+	 * the length is 0 or, of FALLOCATE, beyond the request's, or not
+	 * aligned as the file's direct I/O needs it [EINVAL]
+	 */
 	UBLK_BPF_REFUSED_LEN		= 10,
-	/* ->off is negative, or its end is [EINVAL] */
+	/*
+	 * ->off is negative, or its end is, or it is not aligned as the file's
+	 * direct I/O needs it [EINVAL]
+	 */
 	UBLK_BPF_REFUSED_OFF		= 11,
 	/* ->rw_flags beyond RWF_DSYNC | RWF_SYNC [EOPNOTSUPP] */
 	UBLK_BPF_REFUSED_RW_FLAGS	= 12,
@@ -274,6 +310,10 @@ struct ublk_bpf_last_refused {
  * @deferred:	SQEs issued from a worker, retries included
  * @refused:	by enum ublk_bpf_reason
  * @last:	the last refusal
+ * @nr_retiring: replaced or detached programs of which requests are still
+ *		executed, or files are still synced. FLUSHes wait for it
+ * @sync_error:	positive errno of the last of these syncs that failed, 0 if none
+ * @sync_failed: how many have
  *
  * Counters are since the device was added and never reset; they are read
  * without stopping I/O.
@@ -293,6 +333,9 @@ struct ublk_bpf_info {
 	__u64	deferred;
 	struct ublk_bpf_refused	refused[UBLK_BPF_NR_REFUSED];
 	struct ublk_bpf_last_refused last;
+	__u32	nr_retiring;
+	__u32	sync_error;
+	__u64	sync_failed;
 };
 
 #ifdef __cplusplus
@@ -336,7 +379,7 @@ __UBLK_BPF_AT(ublk_bpf_last_refused, len, 16);
 __UBLK_BPF_AT(ublk_bpf_last_refused, value, 20);
 __UBLK_BPF_AT(ublk_bpf_last_refused, off, 24);
 __UBLK_BPF_AT(ublk_bpf_last_refused, addr, 32);
-__UBLK_BPF_ASSERT(sizeof(struct ublk_bpf_info) == 440);
+__UBLK_BPF_ASSERT(sizeof(struct ublk_bpf_info) == 456);
 __UBLK_BPF_AT(ublk_bpf_info, prog_id, 0);
 __UBLK_BPF_AT(ublk_bpf_info, attach_flags, 4);
 __UBLK_BPF_AT(ublk_bpf_info, nr_files, 8);
@@ -351,6 +394,9 @@ __UBLK_BPF_AT(ublk_bpf_info, sqes, 64);
 __UBLK_BPF_AT(ublk_bpf_info, deferred, 72);
 __UBLK_BPF_AT(ublk_bpf_info, refused, 80);
 __UBLK_BPF_AT(ublk_bpf_info, last, 400);
+__UBLK_BPF_AT(ublk_bpf_info, nr_retiring, 440);
+__UBLK_BPF_AT(ublk_bpf_info, sync_error, 444);
+__UBLK_BPF_AT(ublk_bpf_info, sync_failed, 448);
 
 #undef __UBLK_BPF_AT
 #undef __UBLK_BPF_ASSERT

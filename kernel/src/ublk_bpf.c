@@ -12,153 +12,12 @@
 #include <linux/file.h>
 #include <linux/module.h>
 #include <linux/slab.h>
-#include <linux/stat.h>
 #include <linux/uaccess.h>
 #include "ublk_bpf_int.h"
 
 #define UBLK_BPF_ATTACH_F_ALL	(UBLK_BPF_ATTACH_F_REPLACE | \
 				 UBLK_BPF_ATTACH_F_NO_INLINE | \
 				 UBLK_BPF_ATTACH_F_INLINE_REG)
-
-static void ublk_bpf_ref_release(struct percpu_ref *ref)
-{
-	complete(&container_of(ref, struct ublk_bpf_att, ref)->done);
-}
-
-static void ublk_bpf_put_files(struct ublk_bpf_att *att)
-{
-	u32 i;
-
-	for (i = 0; i < att->nr_files; i++)
-		fput(att->files[i].file);
-}
-
-static void ublk_bpf_free_att(struct ublk_bpf_att *att)
-{
-	ublk_bpf_put_files(att);
-	if (att->prog)
-		bpf_prog_put(att->prog);
-	percpu_ref_exit(&att->ref);
-	kfree_rcu(att, rcu);
-}
-
-/*
- * A later FLUSH goes to another program's files or to the server: what was
- * completed by this attachment must be as durable as that FLUSH promises.
- */
-static void ublk_bpf_sync_files(struct ublk_bpf_att *att)
-{
-	unsigned int i;
-	int ret;
-
-	for_each_set_bit(i, &att->written, UBLK_BPF_MAX_FILES) {
-		ret = vfs_fsync(att->files[i].file, 1);
-		if (ret)
-			pr_warn("ublkb%u: sync of file %u at detach: %d\n",
-				att->bd->dev_id, i, ret);
-	}
-}
-
-/*
- * Once it returns, no request uses what was attached before. The reference is
- * switched to atomic mode after a grace period, so @done also says that all
- * readers are gone that saw the old pointer.
- */
-static void ublk_bpf_set_att(struct ublk_bpf_dev *bd, struct ublk_bpf_att *att,
-			     bool sync)
-	__must_hold(&bd->lock)
-{
-	struct ublk_bpf_att *old;
-
-	old = rcu_replace_pointer(bd->att, att, lockdep_is_held(&bd->lock));
-	if (!old)
-		return;
-	percpu_ref_kill(&old->ref);
-	wait_for_completion(&old->done);
-	if (sync)
-		ublk_bpf_sync_files(old);
-	ublk_bpf_free_att(old);
-}
-
-/* What direct I/O to a file must be aligned to, in bytes; 0 if nothing is said */
-struct ublk_bpf_align {
-	u32	offset;
-	u32	mem;
-};
-
-static int ublk_bpf_dio_align(const struct ublk_bpf_file *f,
-			      struct ublk_bpf_align *align)
-{
-	struct kstat stat;
-	int ret;
-
-	if (f->bdev) {
-		align->offset = bdev_logical_block_size(f->bdev);
-		align->mem = bdev_dma_alignment(f->bdev) + 1;
-		return 0;
-	}
-	ret = vfs_getattr(&f->file->f_path, &stat, STATX_DIOALIGN,
-			  AT_STATX_DONT_SYNC);
-	if (ret)
-		return ret;
-	if (stat.result_mask & STATX_DIOALIGN) {
-		align->offset = stat.dio_offset_align;
-		align->mem = stat.dio_mem_align;
-	}
-	return 0;
-}
-
-/* Requests come as the device's limits allow; the file has to take them so */
-static int ublk_bpf_check_file(const struct ublk_bpf_dev *bd,
-			       const struct ublk_bpf_file *f)
-{
-	struct inode *inode = f->file->f_mapping->host;
-	struct request_queue *q = bd->disk->queue;
-	struct ublk_bpf_align align = {};
-	int ret;
-
-	if (!f->reg && I_BDEV(inode)->bd_disk == bd->disk)
-		return -EINVAL;
-	if (!f->direct)
-		return 0;
-	ret = ublk_bpf_dio_align(f, &align);
-	if (ret)
-		return ret;
-	if (align.offset > queue_logical_block_size(q) ||
-	    align.mem > queue_dma_alignment(q) + 1)
-		return -EINVAL;
-	return 0;
-}
-
-static int ublk_bpf_init_file(struct ublk_bpf_file *f, struct file *file,
-			      u32 flags)
-{
-	struct inode *inode = file->f_mapping->host;
-
-	f->file = file;
-	f->reg = S_ISREG(inode->i_mode);
-	if (!f->reg && !S_ISBLK(inode->i_mode))
-		return -EINVAL;
-	if (file->f_flags & O_APPEND || !file->f_op->read_iter ||
-	    (file->f_mode & FMODE_WRITE && !file->f_op->write_iter))
-		return -EINVAL;
-	f->ki_flags = iocb_flags(file) & ~IOCB_NOWAIT;
-	f->direct = f->ki_flags & IOCB_DIRECT;
-	if (f->direct && !f->reg)
-		f->bdev = I_BDEV(inode);
-	f->inline_read = UBLK_BPF_MAY_ISSUE;
-	if (!f->direct || !(file->f_mode & FMODE_NOWAIT) ||
-	    flags & UBLK_BPF_ATTACH_F_NO_INLINE)
-		f->inline_read = UBLK_BPF_NEVER;
-	if (f->reg)
-		f->inline_read |= UBLK_BPF_MAY_ENTER_FS;
-	if (f->reg && !(flags & UBLK_BPF_ATTACH_F_INLINE_REG))
-		f->inline_read |= UBLK_BPF_UNCLAIMED;
-	f->inline_write = f->inline_read;
-	if (f->reg)
-		f->inline_write |= UBLK_BPF_MAY_WRITE_FILE;
-	return 0;
-}
 
 static struct ublk_bpf_att *
 ublk_bpf_alloc_att(struct ublk_bpf_dev *bd, const struct ublk_bpf_attach *arg)
@@ -171,14 +30,14 @@ ublk_bpf_alloc_att(struct ublk_bpf_dev *bd, const struct ublk_bpf_attach *arg)
 	att = kzalloc_obj(*att, GFP_KERNEL);
 	if (!att)
 		return ERR_PTR(-ENOMEM);
-	ret = percpu_ref_init(&att->ref, ublk_bpf_ref_release, 0, GFP_KERNEL);
+	ret = ublk_bpf_init_ref(att);
 	if (ret) {
 		kfree(att);
 		return ERR_PTR(ret);
 	}
-	init_completion(&att->done);
 	att->bd = bd;
 	att->flags = arg->flags;
+	att->rescued = true;
 
 	prog = ublk_bpf_face_get_prog(arg->prog_fd);
 	if (IS_ERR(prog)) {
@@ -197,6 +56,8 @@ ublk_bpf_alloc_att(struct ublk_bpf_dev *bd, const struct ublk_bpf_attach *arg)
 		att->nr_files++;
 		if (ret)
 			goto free;
+		att->stacked |= att->files[i].stacked;
+		att->rescued &= !att->files[i].reg && !att->files[i].stacked;
 	}
 	return att;
 free:
@@ -204,60 +65,50 @@ free:
 	return ERR_PTR(ret);
 }
 
-/* The first attach pays for what a device without a program does not need */
-static int ublk_bpf_init_workers(struct ublk_bpf_dev *bd)
-	__must_hold(&bd->lock)
-{
-	unsigned int i, nr = bd->disk->queue->tag_set->nr_hw_queues;
-
-	if (bd->wq)
-		return 0;
-	bd->lanes = kcalloc(nr, sizeof(*bd->lanes), GFP_KERNEL);
-	if (!bd->lanes)
-		return -ENOMEM;
-	for (i = 0; i < nr; i++) {
-		init_llist_head(&bd->lanes[i].list);
-		INIT_WORK(&bd->lanes[i].work, ublk_bpf_lane_workfn);
-	}
-	bd->wq = alloc_workqueue("ublk_bpf%u", WQ_UNBOUND | WQ_MEM_RECLAIM, 0,
-				 bd->dev_id);
-	if (!bd->wq) {
-		kfree(bd->lanes);
-		bd->lanes = NULL;
-		return -ENOMEM;
-	}
-	return 0;
-}
-
-static int ublk_bpf_publish(struct ublk_bpf_dev *bd, struct ublk_bpf_att *att)
-	__must_hold(&bd->lock)
+/* Returns what was attached before, NULL, or an error with nothing changed */
+static struct ublk_bpf_att *ublk_bpf_publish(struct ublk_bpf_dev *bd,
+					     struct ublk_bpf_att *att)
+	__must_hold(&ublk_bpf_lock)
 {
 	int ret;
-	u32 i;
 
 	if (!bd->disk)
-		return -ENODEV;
+		return ERR_PTR(-ENODEV);
 	if (rcu_access_pointer(bd->att) &&
 	    !(att->flags & UBLK_BPF_ATTACH_F_REPLACE))
-		return -EBUSY;
-	for (i = 0; i < att->nr_files; i++) {
-		ret = ublk_bpf_check_file(bd, &att->files[i]);
-		if (ret)
-			return ret;
-	}
-	ret = ublk_bpf_init_workers(bd);
+		return ERR_PTR(-EBUSY);
+	ret = ublk_bpf_check_files(bd, att);
 	if (ret)
-		return ret;
+		return ERR_PTR(ret);
+	/* no FLUSH comes to a device that does not announce a cache */
+	att->durable = !(bd->disk->queue->limits.features &
+			 BLK_FEAT_WRITE_CACHE);
 	WRITE_ONCE(bd->nr_attach, bd->nr_attach + 1);
-	ublk_bpf_set_att(bd, att, true);
-	return 0;
+	return ublk_bpf_set_att(bd, att, false);
+}
+
+/*
+ * Until no request uses what was attached before, and its files are synced.
+ * Neither needs us: whoever waits may be killed.
+ */
+static int ublk_bpf_wait_retired(struct ublk_bpf_att *old)
+{
+	int ret;
+
+	ret = wait_for_completion_killable(&old->retired);
+	if (ret)
+		ret = -EINTR;
+	else
+		ret = old->sync_error;
+	ublk_bpf_put_att(old);
+	return ret;
 }
 
 static int ublk_bpf_attach(struct ublk_bpf_dev *bd,
 			   const struct ublksrv_ctrl_cmd *header)
 {
+	struct ublk_bpf_att *att, *old;
 	struct ublk_bpf_attach arg;
-	struct ublk_bpf_att *att;
 	int ret;
 
 	if (!header->addr || header->len < sizeof(arg))
@@ -273,25 +124,34 @@ static int ublk_bpf_attach(struct ublk_bpf_dev *bd,
 	att = ublk_bpf_alloc_att(bd, &arg);
 	if (IS_ERR(att))
 		return PTR_ERR(att);
-	mutex_lock(&bd->lock);
-	ret = ublk_bpf_publish(bd, att);
-	mutex_unlock(&bd->lock);
-	if (ret)
+	ret = ublk_bpf_init_workers(bd, att->stacked);
+	if (!ret && mutex_lock_killable(&ublk_bpf_lock))
+		ret = -ECANCELED;
+	if (ret) {
 		ublk_bpf_free_att(att);
-	return ret;
+		return ret;
+	}
+	old = ublk_bpf_publish(bd, att);
+	mutex_unlock(&ublk_bpf_lock);
+	if (IS_ERR(old)) {
+		ublk_bpf_free_att(att);
+		return PTR_ERR(old);
+	}
+	return old ? ublk_bpf_wait_retired(old) : 0;
 }
 
+/* Also after one that was killed while it waited: waits on */
 static int ublk_bpf_detach(struct ublk_bpf_dev *bd)
 {
-	int ret = -ENOENT;
+	struct ublk_bpf_att *old;
 
-	mutex_lock(&bd->lock);
-	if (rcu_access_pointer(bd->att)) {
-		ublk_bpf_set_att(bd, NULL, true);
-		ret = 0;
-	}
-	mutex_unlock(&bd->lock);
-	return ret;
+	if (mutex_lock_killable(&ublk_bpf_lock))
+		return -ECANCELED;
+	old = ublk_bpf_set_att(bd, NULL, false);
+	if (!old)
+		old = ublk_bpf_last_owed(bd);
+	mutex_unlock(&ublk_bpf_lock);
+	return old ? ublk_bpf_wait_retired(old) : -ENOENT;
 }
 
 static void ublk_bpf_sum_stats(struct ublk_bpf_dev *bd,
@@ -326,7 +186,7 @@ static int ublk_bpf_get_info(struct ublk_bpf_dev *bd,
 
 	if (!header->addr || !header->len)
 		return -EINVAL;
-	/* not under the lock: it is held while a replaced program drains */
+	/* not under the lock: nothing is to keep anybody from asking */
 	rcu_read_lock();
 	att = rcu_dereference(bd->att);
 	if (att) {
@@ -337,11 +197,16 @@ static int ublk_bpf_get_info(struct ublk_bpf_dev *bd,
 	rcu_read_unlock();
 	info.pdu_bytes = READ_ONCE(bd->pdu_bytes);
 	info.nr_attach = READ_ONCE(bd->nr_attach);
+	spin_lock_irq(&bd->home->lock);
+	info.nr_retiring = bd->home->nr_owed;
+	info.sync_error = -bd->home->sync_error;
+	info.sync_failed = bd->home->sync_failed;
+	spin_unlock_irq(&bd->home->lock);
 
 	ublk_bpf_sum_stats(bd, &info);
-	spin_lock_irq(&bd->last_lock);
+	raw_spin_lock_irq(&bd->last_lock);
 	info.last = bd->last;
-	spin_unlock_irq(&bd->last_lock);
+	raw_spin_unlock_irq(&bd->last_lock);
 
 	if (copy_to_user(u64_to_user_ptr(header->addr), &info,
 			 min_t(size_t, header->len, sizeof(info))))
@@ -368,11 +233,18 @@ EXPORT_SYMBOL_GPL(ublk_bpf_ctrl_cmd);
 
 int ublk_bpf_init_dev(struct ublk_bpf_dev *bd, u32 dev_id)
 {
+	int ret;
+
 	bd->stats = alloc_percpu(struct ublk_bpf_stats);
 	if (!bd->stats)
 		return -ENOMEM;
-	mutex_init(&bd->lock);
-	spin_lock_init(&bd->last_lock);
+	ret = ublk_bpf_init_home(bd);
+	if (ret) {
+		free_percpu(bd->stats);
+		bd->stats = NULL;
+		return ret;
+	}
+	raw_spin_lock_init(&bd->last_lock);
 	bd->dev_id = dev_id;
 	return 0;
 }
@@ -391,13 +263,25 @@ void ublk_bpf_init_tag_set(struct blk_mq_tag_set *set)
 }
 EXPORT_SYMBOL_GPL(ublk_bpf_init_tag_set);
 
+/* A request has no more bvecs than segments: the reserve is enough for it */
+void ublk_bpf_set_limits(struct queue_limits *lim)
+{
+	lim->max_segments = min_t(unsigned int, lim->max_segments,
+				  BIO_MAX_VECS);
+}
+EXPORT_SYMBOL_GPL(ublk_bpf_set_limits);
+
 /* From here on programs can be attached */
 void ublk_bpf_start_dev(struct ublk_bpf_dev *bd, struct gendisk *disk)
 {
-	mutex_lock(&bd->lock);
-	bd->disk = disk;
+	mutex_lock(&ublk_bpf_lock);
+	WRITE_ONCE(bd->stopping, false);
 	WRITE_ONCE(bd->pdu_bytes, disk->queue->tag_set->cmd_size);
-	mutex_unlock(&bd->lock);
+	WRITE_ONCE(bd->nr_hw_queues, disk->queue->tag_set->nr_hw_queues);
+	bd->srcu = disk->queue->tag_set->srcu;
+	bd->disk = disk;
+	ublk_bpf_enter_graph(bd);
+	mutex_unlock(&ublk_bpf_lock);
 }
 EXPORT_SYMBOL_GPL(ublk_bpf_start_dev);
 
@@ -407,10 +291,23 @@ EXPORT_SYMBOL_GPL(ublk_bpf_start_dev);
  */
 void ublk_bpf_stop_dev(struct ublk_bpf_dev *bd)
 {
-	mutex_lock(&bd->lock);
-	bd->disk = NULL;
-	ublk_bpf_set_att(bd, NULL, false);
-	mutex_unlock(&bd->lock);
+	struct ublk_bpf_att *old = NULL;
+
+	mutex_lock(&ublk_bpf_lock);
+	if (bd->disk) {
+		ublk_bpf_leave_graph(bd);
+		bd->disk = NULL;
+		old = ublk_bpf_set_att(bd, NULL, true);
+	}
+	mutex_unlock(&ublk_bpf_lock);
+	if (!old)
+		return;
+	/*
+	 * No request is left: this takes a grace period, and then the files
+	 * are closed. That may take long, and to wait for it is a courtesy.
+	 */
+	wait_for_completion_killable_timeout(&old->retired, HZ);
+	ublk_bpf_put_att(old);
 }
 EXPORT_SYMBOL_GPL(ublk_bpf_stop_dev);
 
@@ -419,10 +316,8 @@ void ublk_bpf_exit_dev(struct ublk_bpf_dev *bd)
 {
 	if (!bd->stats)
 		return;
-	if (bd->wq)
-		destroy_workqueue(bd->wq);
-	kfree(bd->lanes);
+	ublk_bpf_exit_workers(bd);
+	ublk_bpf_exit_home(bd);
 	free_percpu(bd->stats);
-	mutex_destroy(&bd->lock);
 }
 EXPORT_SYMBOL_GPL(ublk_bpf_exit_dev);

@@ -7,12 +7,15 @@
 
 #include <linux/blk-mq.h>
 #include <linux/blkdev.h>
-#include <linux/mutex.h>
+#include <linux/list.h>
+#include <linux/mempool.h>
 #include <linux/spinlock.h>
+#include <linux/srcu.h>
 #include <uapi/linux/ublk_cmd.h>
 #include <uapi/linux/ublk_bpf.h>
 
 struct ublk_bpf_att;
+struct ublk_bpf_home;
 struct ublk_bpf_lane;
 struct ublk_bpf_stats;
 
@@ -53,41 +56,65 @@ static inline void ublk_bpf_init_batch(struct ublk_bpf_batch *batch,
 
 /**
  * struct ublk_bpf_dev - the part of a struct ublk_device
- * @att:	what is attached; readers hold RCU, writers @lock
+ * @att:	what is attached; readers hold RCU, writers ublk_bpf_lock
  * @stats:	counters, since the device was added
- * @lock:	serialises attach, detach, start and stop
- * @disk:	set from start to stop
- * @wq:		from the first attach on
- * @lanes:	one per hardware queue, from the first attach on
+ * @active:	there is an @att, or FLUSHes are looked at: requests come to us
+ * @stopping:	from when the device begins to be stopped until it is started
+ * @has_att:	there is an @att
+ * @look_at_flush: see __ublk_bpf_hold_flush()
+ * @home:	its lock protects @active to @look_at_flush
+ * @disk:	set from start to stop, under ublk_bpf_lock
+ * @srcu:	of the queue, from the first start on
+ * @nr_hw_queues: likewise
+ * @wq:		of works that may block for long; from the first attach on
+ * @own_wq:	of what could otherwise wait for itself, see ublk_bpf_exec.c
+ * @lanes:	two per hardware queue, see struct ublk_bpf_lane; as @wq
+ * @bvecs:	a reserve for requests of many bios; as @wq
  * @nr_attach:	see struct ublk_bpf_info
  * @last_lock:	protects @last
  * @last:	see struct ublk_bpf_info
  * @dev_id:	N of /dev/ublkbN
  * @pdu_bytes:	see struct ublk_bpf_info
+ * @node:	in the graph of devices, see ublk_bpf_file.c
+ * @walk:	when a walk of the graph was here last
+ * @depth:	what that has found
  */
 struct ublk_bpf_dev {
 	struct ublk_bpf_att __rcu	*att;
 	struct ublk_bpf_stats __percpu	*stats;
-	struct mutex			lock;	/* attach, detach, start, stop */
+	bool				active;
+	bool				stopping;
+	bool				has_att;
+	bool				look_at_flush;
+	struct ublk_bpf_home		*home;
 	struct gendisk			*disk;
+	struct srcu_struct		*srcu;
+	unsigned int			nr_hw_queues;
 	struct workqueue_struct		*wq;
+	struct workqueue_struct		*own_wq;
 	struct ublk_bpf_lane		*lanes;
+	mempool_t			*bvecs;
 	u64				nr_attach;
-	spinlock_t			last_lock;	/* @last */
+	raw_spinlock_t			last_lock;	/* @last */
 	struct ublk_bpf_last_refused	last;
 	u32				dev_id;
 	u32				pdu_bytes;
+	struct hlist_node		node;
+	u64				walk;
+	int				depth;
 };
 
 int ublk_bpf_init_dev(struct ublk_bpf_dev *bd, u32 dev_id);
 void ublk_bpf_init_tag_set(struct blk_mq_tag_set *set);
+void ublk_bpf_set_limits(struct queue_limits *lim);
 void ublk_bpf_start_dev(struct ublk_bpf_dev *bd, struct gendisk *disk);
+void ublk_bpf_begin_stop(struct ublk_bpf_dev *bd);
 void ublk_bpf_stop_dev(struct ublk_bpf_dev *bd);
 void ublk_bpf_exit_dev(struct ublk_bpf_dev *bd);
 int ublk_bpf_ctrl_cmd(struct ublk_bpf_dev *bd, u32 cmd,
 		      const struct ublksrv_ctrl_cmd *header);
 bool ublk_bpf_queue_rq(struct ublk_bpf_dev *bd, struct request *rq,
-		       struct ublk_bpf_batch *batch);
+		       struct ublk_bpf_batch *batch, bool refuse);
 void __ublk_bpf_end_batch(struct ublk_bpf_batch *batch);
 bool ublk_bpf_owns_rq(struct request *rq);
 
@@ -95,14 +122,21 @@ bool ublk_bpf_owns_rq(struct request *rq);
 /* 0 if the module was built without BTF, which the kernel only warns about */
 extern u64 ublk_bpf_features;
 int ublk_bpf_init(void);
+void ublk_bpf_exit(void);
 #define UBLK_F_BPF_SUPPORTED	ublk_bpf_features
 #else
 #define UBLK_F_BPF_SUPPORTED	UBLK_F_BPF
 #endif
 
-static inline bool ublk_bpf_attached(struct ublk_bpf_dev *bd)
+/* Is the engine to see requests? */
+static inline bool ublk_bpf_active(const struct ublk_bpf_dev *bd)
 {
-	return unlikely(rcu_access_pointer(bd->att));
+	return unlikely(READ_ONCE(bd->active));
+}
+
+static inline bool ublk_bpf_stopping(const struct ublk_bpf_dev *bd)
+{
+	return READ_ONCE(bd->stopping);
 }
 
 static inline void ublk_bpf_end_batch(struct ublk_bpf_batch *batch)
@@ -123,6 +157,8 @@ static inline int ublk_bpf_init_dev(struct ublk_bpf_dev *bd, u32 dev_id)
 }
 
 static inline void ublk_bpf_init_tag_set(struct blk_mq_tag_set *set) { }
+static inline void ublk_bpf_set_limits(struct queue_limits *lim) { }
+static inline void ublk_bpf_begin_stop(struct ublk_bpf_dev *bd) { }
 static inline void ublk_bpf_start_dev(struct ublk_bpf_dev *bd,
 				      struct gendisk *disk) { }
 static inline void ublk_bpf_stop_dev(struct ublk_bpf_dev *bd) { }
@@ -133,14 +169,19 @@ static inline int ublk_bpf_ctrl_cmd(struct ublk_bpf_dev *bd, u32 cmd,
 	return -EOPNOTSUPP;
 }
 
-static inline bool ublk_bpf_attached(struct ublk_bpf_dev *bd)
+static inline bool ublk_bpf_active(const struct ublk_bpf_dev *bd)
+{
+	return false;
+}
+
+static inline bool ublk_bpf_stopping(const struct ublk_bpf_dev *bd)
 {
 	return false;
 }
 
 static inline bool ublk_bpf_queue_rq(struct ublk_bpf_dev *bd,
 				     struct request *rq,
-				     struct ublk_bpf_batch *batch)
+				     struct ublk_bpf_batch *batch, bool refuse)
 {
 	return false;
 }

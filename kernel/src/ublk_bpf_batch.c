@@ -82,7 +82,7 @@ void ublk_bpf_end_collected(struct ublk_bpf_batch *batch)
 /* NULL: some other task collects, and this one does without */
 static struct ublk_bpf_lane *ublk_bpf_claim_lane(const struct ublk_bpf_req *req)
 {
-	struct ublk_bpf_lane *lane = ublk_bpf_rq_lane(req->att->bd, req->rq);
+	struct ublk_bpf_lane *lane = ublk_bpf_done_lane(req->att->bd, req->rq);
 
 	if (READ_ONCE(lane->submitter) ||
 	    cmpxchg(&lane->submitter, NULL, current))

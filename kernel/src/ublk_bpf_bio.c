@@ -35,21 +35,33 @@ static bool ublk_bpf_bio_fits(const struct ublk_bpf_file *f,
 
 static blk_opf_t ublk_bpf_bio_opf(const struct request *rq,
 				  const struct ublk_bpf_file *f,
-				  const struct ublk_bpf_sqe *s)
+				  const struct ublk_bpf_sqe *s, bool durable)
 {
-	blk_opf_t opf = 0;
+	blk_opf_t opf;
 
+	/*
+	 * What the submitter says of its I/O holds below as well; unless bios
+	 * of several were merged, of which some must not fail so easily.
+	 */
+	opf = rq->cmd_flags & (REQ_META | REQ_PRIO | REQ_RAHEAD |
+			       REQ_FAILFAST_MASK);
+	if (unlikely(opf) && rq->rq_flags & RQF_MIXED_MERGE)
+		opf &= ~(REQ_RAHEAD | REQ_FAILFAST_MASK);
 	/*
 	 * What can be merged has been, for our own queue. A scheduler may find
 	 * more; without one, looking for it is in vain.
 	 */
 	if (!bdev_get_queue(f->bdev)->elevator)
-		opf = REQ_NOMERGE;
+		opf |= REQ_NOMERGE;
 	if (s->opcode == IORING_OP_READ)
 		return opf | REQ_OP_READ;
+	/*
+	 * Always, as direct I/O does it: it has been throttled for our own
+	 * queue, and a worker that is throttled holds up what comes after it.
+	 */
 	opf |= REQ_OP_WRITE | REQ_SYNC | REQ_IDLE;
 	/* FUA of the request does not hang on the program */
-	if (rq->cmd_flags & REQ_FUA || f->ki_flags & IOCB_DSYNC ||
+	if (rq->cmd_flags & REQ_FUA || durable || f->ki_flags & IOCB_DSYNC ||
 	    s->op_flags & (__force u32)UBLK_BPF_RW_FLAGS)
 		opf |= REQ_FUA;
 	return opf;
@@ -66,7 +78,8 @@ bool __ublk_bpf_issue_bio(struct ublk_bpf_req *req, struct ublk_bpf_sqe *s,
 		return false;
 
 	bio = &req->bios[s->idx];
-	bio_init(bio, NULL, NULL, 0, ublk_bpf_bio_opf(rq, f, s) |
+	bio_init(bio, NULL, NULL, 0,
+		 ublk_bpf_bio_opf(rq, f, s, req->att->durable) |
 		 (nowait ? REQ_NOWAIT : 0));
 	/* the bvecs are the request's */
 	bio_set_flag(bio, BIO_CLONED);

@@ -4,19 +4,23 @@
  * where that is safe and from a worker otherwise, and completes the request.
  *
  * Lifetime: an SQE that has been started holds a reference of its request
- * until ublk_bpf_sqe_done(), wherever it waits meanwhile. The request holds a
+ * until ublk_bpf_sqe_done(), wherever it waits meanwhile. One that goes
+ * through a file's operations is done when these have returned, too: they look
+ * at the kiocb and the file after its completion. The request holds a
  * reference of the attachment, which is put before the request is completed.
- * Lanes and the workqueue belong to the device.
+ * Lanes and workqueues outlive every request.
  */
 #include <linux/bio.h>
 #include <linux/blk-cgroup.h>
 #include <linux/kthread.h>
+#include <linux/memcontrol.h>
 #include <linux/sched/mm.h>
 #include <linux/uio.h>
 #include <uapi/linux/io_uring.h>
 #include "ublk_bpf_int.h"
 
 static void ublk_bpf_sqe_done(struct ublk_bpf_sqe *s, long ret);
+static void ublk_bpf_lane_workfn(struct work_struct *work);
 
 static inline struct ublk_bpf_file *
 ublk_bpf_sqe_file(const struct ublk_bpf_req *req, const struct ublk_bpf_sqe *s)
@@ -40,10 +44,18 @@ void ublk_bpf_end_rq(struct request *rq, blk_status_t sts)
 	local_bh_enable();
 }
 
+static void ublk_bpf_free_bvec(struct ublk_bpf_req *req)
+{
+	if (req->bvec_pool)
+		mempool_free(req->bvec, req->att->bd->bvecs);
+	else
+		kfree(req->bvec);
+}
+
 static void ublk_bpf_put_req(struct ublk_bpf_req *req)
 {
 	struct ublk_bpf_att *att = req->att;
-	struct ublk_bpf_lane *lane = ublk_bpf_rq_lane(att->bd, req->rq);
+	struct ublk_bpf_lane *lane = ublk_bpf_done_lane(att->bd, req->rq);
 	blk_status_t sts = BLK_STS_OK;
 
 	/* a plan of one SQE is done with it */
@@ -51,9 +63,12 @@ static void ublk_bpf_put_req(struct ublk_bpf_req *req)
 		return;
 
 	if (unlikely(req->bvec))
-		kfree(req->bvec);
+		ublk_bpf_free_bvec(req);
 	if (unlikely(req->error)) {
 		this_cpu_inc(att->bd->stats->failed);
+		/* no more of what was read is shown than of what was not */
+		if (req_op(req->rq) == REQ_OP_READ)
+			ublk_bpf_zero_data(req->rq);
 		/* BLK_STS_AGAIN is for those who asked for REQ_NOWAIT */
 		sts = req->error == -EAGAIN ? BLK_STS_IOERR :
 			errno_to_blk_status(req->error);
@@ -81,20 +96,144 @@ static int ublk_bpf_issue_blocking(struct ublk_bpf_req *req,
 				   struct ublk_bpf_sqe *s)
 {
 	struct file *file = ublk_bpf_sqe_file(req, s)->file;
+	int ret;
 
 	if (s->opcode == IORING_OP_FSYNC)
 		return vfs_fsync(file, s->op_flags & IORING_FSYNC_DATASYNC);
-	return vfs_fallocate(file, s->op_flags, s->off, s->len);
+	ret = vfs_fallocate(file, s->op_flags, s->off, s->len);
+	if (!ret && req->att->durable)
+		ret = vfs_fsync(file, 1);
+	return ret;
 }
 
-/* State of a worker while it does I/O for a device that may be swapped to */
-struct ublk_bpf_worker {
-	unsigned int			noio;
-	unsigned int			throttle;
-	struct cgroup_subsys_state	*blkcg;
-};
+/*
+ * Works for block devices have a rescuer: memory may be reclaimed by writing to
+ * them. A rescuer is a thread, so they share queues: one for lanes, one for
+ * what waits for more than a request of the backing. This holds as long as the
+ * backing does its work without ours: a device on top of others, or of what may
+ * hide them, has a queue of its own, or the rescuer could wait for itself.
+ *
+ * Works that enter a file system have none, like the loop driver's: a file
+ * system waits for works of queues without a rescuer (ext4 for its discards
+ * when it is full), which a queue with one must not do. Those that block for
+ * long are on a queue of the device, so that it can only fill up its own.
+ */
+static struct workqueue_struct *ublk_bpf_lane_wq;
+static struct workqueue_struct *ublk_bpf_slow_wq;
+static struct workqueue_struct *ublk_bpf_file_lane_wq;
+/* of attachments, which may outlive the device */
+static struct workqueue_struct *ublk_bpf_retire_wq;
 
-static void ublk_bpf_enter_worker(struct ublk_bpf_worker *w)
+int ublk_bpf_init_queues(void)
+{
+	const unsigned int rescued = WQ_UNBOUND | WQ_MEM_RECLAIM;
+
+	ublk_bpf_lane_wq = alloc_workqueue("ublk_bpf", rescued, WQ_MAX_ACTIVE);
+	ublk_bpf_slow_wq = alloc_workqueue("ublk_bpf_slow", rescued,
+					   WQ_MAX_ACTIVE);
+	ublk_bpf_file_lane_wq = alloc_workqueue("ublk_bpf_file", WQ_UNBOUND,
+						WQ_MAX_ACTIVE);
+	ublk_bpf_retire_wq = alloc_workqueue("ublk_bpf_retire", WQ_UNBOUND,
+					     WQ_MAX_ACTIVE);
+	if (ublk_bpf_lane_wq && ublk_bpf_slow_wq && ublk_bpf_file_lane_wq &&
+	    ublk_bpf_retire_wq)
+		return 0;
+	ublk_bpf_exit_queues();
+	return -ENOMEM;
+}
+
+static void ublk_bpf_destroy_queue(struct workqueue_struct **wq)
+{
+	if (*wq)
+		destroy_workqueue(*wq);
+	*wq = NULL;
+}
+
+/* Of a module: no device is left, but what they had attached may still retire */
+void ublk_bpf_exit_queues(void)
+{
+	rcu_barrier();	/* percpu_ref's callback queues the work */
+	ublk_bpf_destroy_queue(&ublk_bpf_retire_wq);
+	ublk_bpf_destroy_queue(&ublk_bpf_file_lane_wq);
+	ublk_bpf_destroy_queue(&ublk_bpf_slow_wq);
+	ublk_bpf_destroy_queue(&ublk_bpf_lane_wq);
+}
+
+void ublk_bpf_queue_retire(struct ublk_bpf_att *att)
+{
+	queue_work(att->rescued ? ublk_bpf_slow_wq : ublk_bpf_retire_wq,
+		   &att->retire);
+}
+
+static void ublk_bpf_alloc_workers(struct ublk_bpf_dev *bd)
+{
+	unsigned int i, nr_lanes = bd->nr_hw_queues * 2;
+
+	bd->lanes = kzalloc_objs(*bd->lanes, nr_lanes, GFP_KERNEL);
+	bd->bvecs = mempool_create_kmalloc_pool(1, BIO_MAX_VECS *
+						sizeof(struct bio_vec));
+	if (!bd->lanes || !bd->bvecs)
+		return;
+	for (i = 0; i < nr_lanes; i++) {
+		init_llist_head(&bd->lanes[i].list);
+		INIT_WORK(&bd->lanes[i].work, ublk_bpf_lane_workfn);
+	}
+	/* the last of the three, so that it stands for all of them */
+	bd->wq = alloc_workqueue("ublk_bpf%u", WQ_UNBOUND, WQ_MAX_ACTIVE,
+				 bd->dev_id);
+}
+
+/*
+ * The first attach pays for what a device without a program does not need. It
+ * waits for memory, so not under ublk_bpf_lock.
+ */
+int ublk_bpf_init_workers(struct ublk_bpf_dev *bd, bool stacked)
+{
+	static DEFINE_MUTEX(lock);
+	struct workqueue_struct *own;
+
+	if (!ublk_bpf_retire_wq)
+		return -ENOMEM;
+	if (!READ_ONCE(bd->nr_hw_queues))
+		return -ENODEV;
+	if (mutex_lock_killable(&lock))
+		return -ECANCELED;
+	if (!bd->wq)
+		ublk_bpf_alloc_workers(bd);
+	if (!bd->wq)
+		ublk_bpf_exit_workers(bd);
+	if (bd->wq && stacked && !bd->own_wq) {
+		own = alloc_workqueue("ublk_bpf%u_own",
+				      WQ_UNBOUND | WQ_MEM_RECLAIM,
+				      WQ_MAX_ACTIVE, bd->dev_id);
+		WRITE_ONCE(bd->own_wq, own);
+	}
+	mutex_unlock(&lock);
+	return bd->wq && (bd->own_wq || !stacked) ? 0 : -ENOMEM;
+}
+
+/*
+ * No request is left; but a work that has issued the last one may still run,
+ * and so may a submitter that finds its batch done already.
+ */
+void ublk_bpf_exit_workers(struct ublk_bpf_dev *bd)
+{
+	unsigned int i;
+
+	if (bd->wq) {
+		synchronize_srcu_expedited(bd->srcu);
+		for (i = 0; i < bd->nr_hw_queues * 2; i++)
+			flush_work(&bd->lanes[i].work);
+	}
+	ublk_bpf_destroy_queue(&bd->own_wq);
+	ublk_bpf_destroy_queue(&bd->wq);
+	kfree(bd->lanes);
+	bd->lanes = NULL;
+	mempool_destroy(bd->bvecs);
+	bd->bvecs = NULL;
+}
+
+void ublk_bpf_enter_worker(struct ublk_bpf_worker *w)
 {
 	w->noio = memalloc_noio_save();
 	/* writeback of a file system on this device must not wait for others */
@@ -120,7 +259,38 @@ static void ublk_bpf_set_blkcg(struct ublk_bpf_worker *w, struct request *rq)
 #endif
 }
 
-static void ublk_bpf_leave_worker(struct ublk_bpf_worker *w)
+/*
+ * Pages that a file's operations put into its page cache are charged to the
+ * memory cgroup of whoever is charged for the I/O. Returns its css, or NULL.
+ */
+static struct cgroup_subsys_state *
+ublk_bpf_enter_memcg(struct request *rq, struct mem_cgroup **old)
+{
+	struct cgroup_subsys_state *css = NULL;
+
+#if defined(CONFIG_BLK_CGROUP) && defined(CONFIG_MEMCG)
+	struct cgroup_subsys_state *blkcg;
+
+	blkcg = rq->bio ? bio_blkcg_css(rq->bio) : NULL;
+	if (!blkcg || blkcg == blkcg_root_css)
+		return NULL;
+	css = cgroup_get_e_css(blkcg->cgroup, &memory_cgrp_subsys);
+	if (css)
+		*old = set_active_memcg(mem_cgroup_from_css(css));
+#endif
+	return css;
+}
+
+static void ublk_bpf_leave_memcg(struct cgroup_subsys_state *css,
+				 struct mem_cgroup *old)
+{
+	if (!css)
+		return;
+	set_active_memcg(old);
+	css_put(css);
+}
+
+void ublk_bpf_leave_worker(struct ublk_bpf_worker *w)
 {
 	if (w->blkcg)
 		kthread_associate_blkcg(NULL);
@@ -142,14 +312,18 @@ static void ublk_bpf_sqe_workfn(struct work_struct *work)
 {
 	struct ublk_bpf_sqe *s = container_of(work, struct ublk_bpf_sqe, work);
 	struct ublk_bpf_req *req = ublk_bpf_sqe_req(s);
+	struct cgroup_subsys_state *memcg;
+	struct mem_cgroup *old = NULL;
 	struct ublk_bpf_worker w;
 
 	ublk_bpf_enter_worker(&w);
 	ublk_bpf_set_blkcg(&w, req->rq);
+	memcg = ublk_bpf_enter_memcg(req->rq, &old);
 	if (s->opcode == IORING_OP_READ || s->opcode == IORING_OP_WRITE)
 		ublk_bpf_issue_rw(req, s, UBLK_BPF_ALONE);
 	else
 		ublk_bpf_sqe_done(s, ublk_bpf_issue_blocking(req, s));
+	ublk_bpf_leave_memcg(memcg, old);
 	ublk_bpf_leave_worker(&w);
 }
 
@@ -157,8 +331,15 @@ static void ublk_bpf_sqe_workfn(struct work_struct *work)
 static void ublk_bpf_defer_alone(struct ublk_bpf_req *req,
 				 struct ublk_bpf_sqe *s)
 {
+	struct ublk_bpf_dev *bd = req->att->bd;
+	struct workqueue_struct *wq = bd->wq;
+
+	/* reclaim may wait for a FLUSH, and a hardware queue has two at most */
+	if (req_op(req->rq) == REQ_OP_FLUSH &&
+	    !ublk_bpf_sqe_file(req, s)->reg)
+		wq = READ_ONCE(bd->own_wq) ?: ublk_bpf_slow_wq;
 	INIT_WORK(&s->work, ublk_bpf_sqe_workfn);
-	queue_work(req->att->bd->wq, &s->work);
+	queue_work(wq, &s->work);
 }
 
 /* Any context. The SQE, with its reference, is the worker's from here on */
@@ -166,19 +347,23 @@ static void ublk_bpf_defer(struct ublk_bpf_req *req, struct ublk_bpf_sqe *s)
 {
 	struct ublk_bpf_dev *bd = req->att->bd;
 	struct ublk_bpf_lane *lane;
+	bool reg;
 
 	this_cpu_inc(bd->stats->deferred);
 	if (ublk_bpf_blocks(req, s)) {
 		ublk_bpf_defer_alone(req, s);
 		return;
 	}
-	lane = ublk_bpf_rq_lane(bd, req->rq);
+	reg = ublk_bpf_sqe_file(req, s)->reg;
+	lane = ublk_bpf_rq_lane(bd, req->rq, reg);
 	/* a full barrier: the worker sees all that was written to the SQE */
 	if (llist_add(&s->node, &lane->list))
-		queue_work(bd->wq, &lane->work);
+		queue_work(reg ? ublk_bpf_file_lane_wq :
+				 READ_ONCE(bd->own_wq) ?: ublk_bpf_lane_wq,
+			   &lane->work);
 }
 
-void ublk_bpf_lane_workfn(struct work_struct *work)
+static void ublk_bpf_lane_workfn(struct work_struct *work)
 {
 	struct ublk_bpf_lane *lane =
 		container_of(work, struct ublk_bpf_lane, work);
@@ -248,14 +433,28 @@ void ublk_bpf_rw_done(struct ublk_bpf_sqe *s, long ret, bool nowait)
 		ublk_bpf_sqe_done(s, ret);
 }
 
-static void ublk_bpf_ki_complete(struct kiocb *iocb, long ret)
+/*
+ * Neither the file's operations nor its completion look at the kiocb any more,
+ * so the SQE may be issued again, and the request and its file may go.
+ */
+static void ublk_bpf_iocb_done(struct ublk_bpf_sqe *s)
 {
-	struct ublk_bpf_sqe *s = container_of(iocb, struct ublk_bpf_sqe, iocb);
+	struct kiocb *iocb = &s->iocb;
 
 	if (iocb->ki_flags & IOCB_WRITE &&
 	    ublk_bpf_sqe_file(ublk_bpf_sqe_req(s), s)->reg)
 		kiocb_end_write(iocb);
-	ublk_bpf_rw_done(s, ret, iocb->ki_flags & IOCB_NOWAIT);
+	ublk_bpf_rw_done(s, s->ret, iocb->ki_flags & IOCB_NOWAIT);
+}
+
+/* Any context, and before ->read_iter() or ->write_iter() has returned, too */
+static void ublk_bpf_ki_complete(struct kiocb *iocb, long ret)
+{
+	struct ublk_bpf_sqe *s = container_of(iocb, struct ublk_bpf_sqe, iocb);
+
+	s->ret = ret;
+	if (atomic_dec_and_test(&s->ref))
+		ublk_bpf_iocb_done(s);
 }
 
 static void ublk_bpf_init_iter(const struct ublk_bpf_req *req,
@@ -332,19 +531,25 @@ static void ublk_bpf_issue_iocb(struct ublk_bpf_req *req,
 	if (s->op_flags & (__force u32)RWF_SYNC)
 		iocb->ki_flags |= IOCB_DSYNC | IOCB_SYNC;
 
+	/* as the loop driver: one for us, as long as we are in there */
+	atomic_set(&s->ref, 2);
 	if (s->opcode == IORING_OP_READ) {
 		ret = f->file->f_op->read_iter(iocb, &iter);
 	} else {
 		/* what the block layer asks for does not hang on the program */
-		if (rq->cmd_flags & REQ_FUA)
+		if (rq->cmd_flags & REQ_FUA || req->att->durable)
 			iocb->ki_flags |= IOCB_DSYNC;
 		if (f->reg && !ublk_bpf_start_write(req, s, where))
 			return;
 		iocb->ki_flags |= IOCB_WRITE;
 		ret = f->file->f_op->write_iter(iocb, &iter);
 	}
-	if (ret != -EIOCBQUEUED)
-		ublk_bpf_ki_complete(iocb, ret);
+	if (ret != -EIOCBQUEUED) {
+		s->ret = ret;
+		ublk_bpf_iocb_done(s);
+	} else if (atomic_dec_and_test(&s->ref)) {
+		ublk_bpf_iocb_done(s);
+	}
 }
 
 static void ublk_bpf_issue_rw(struct ublk_bpf_req *req, struct ublk_bpf_sqe *s,
@@ -450,8 +655,11 @@ void ublk_bpf_zero_data(struct request *rq)
 		memzero_bvec(&bv);
 }
 
-/* False if there is no memory for it */
-bool ublk_bpf_map_data(struct ublk_bpf_req *req)
+/*
+ * One array of all bvecs, if there is none yet. False if there is no memory for
+ * it, and @gfp does not allow to wait.
+ */
+bool ublk_bpf_map_data(struct ublk_bpf_req *req, gfp_t gfp)
 {
 	struct request *rq = req->rq;
 	struct bio *bio = rq->bio;
@@ -477,7 +685,11 @@ bool ublk_bpf_map_data(struct ublk_bpf_req *req)
 	if (bio == rq->biotail)
 		return true;
 
-	bv = kmalloc_array(nr, sizeof(*bv), GFP_NOIO | __GFP_NOWARN);
+	bv = kmalloc_array(nr, sizeof(*bv), GFP_NOWAIT | __GFP_NOWARN);
+	req->bvec_pool = !bv;
+	/* ublk_bpf_set_limits() has seen to it that they fit */
+	if (!bv && !WARN_ON_ONCE(nr > BIO_MAX_VECS))
+		bv = mempool_alloc(req->att->bd->bvecs, gfp);
 	if (!bv)
 		return false;
 	req->bvec = bv;
@@ -523,4 +735,36 @@ void ublk_bpf_execute(struct ublk_bpf_req *req, struct ublk_bpf_batch *batch)
 			ublk_bpf_start_sqe(req, s, batch);
 	}
 	ublk_bpf_put_req(req);
+}
+
+static void ublk_bpf_map_workfn(struct work_struct *work)
+{
+	struct ublk_bpf_sqe *s = container_of(work, struct ublk_bpf_sqe, work);
+	struct ublk_bpf_req *req = ublk_bpf_sqe_req(s);
+	struct ublk_bpf_worker w;
+
+	ublk_bpf_enter_worker(&w);
+	ublk_bpf_set_blkcg(&w, req->rq);
+	if (ublk_bpf_map_data(req, GFP_NOIO)) {
+		ublk_bpf_execute(req, NULL);
+	} else {
+		/* not of this world: all of the plan is done, and failed */
+		req->error = -EIO;
+		req->nr = 1;
+		ublk_bpf_put_req(req);
+	}
+	ublk_bpf_leave_worker(&w);
+}
+
+/*
+ * For a request whose bvecs find no memory. The reserve is waited for here and
+ * not by the submitter: bios of those who have it may sit in its own lists.
+ */
+void ublk_bpf_map_and_execute(struct ublk_bpf_req *req)
+{
+	struct ublk_bpf_dev *bd = req->att->bd;
+
+	INIT_WORK(&req->sqes[0].work, ublk_bpf_map_workfn);
+	queue_work(READ_ONCE(bd->own_wq) ?: ublk_bpf_slow_wq,
+		   &req->sqes[0].work);
 }

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Shared by the parts of the engine: ublk_bpf.c attaches, ublk_bpf_plan.c runs
- * the program and checks what it plans, ublk_bpf_exec.c executes the plan, and
- * one of ublk_bpf_prog_type.c and ublk_bpf_struct_ops.c makes programs known
- * to the verifier.
+ * Shared by the parts of the engine: ublk_bpf.c attaches, ublk_bpf_file.c says
+ * which files can be attached, ublk_bpf_retire.c lets go of what was replaced,
+ * ublk_bpf_plan.c runs the program and checks what it plans, ublk_bpf_exec.c
+ * executes the plan, and one of ublk_bpf_prog_type.c and ublk_bpf_struct_ops.c
+ * makes programs known to the verifier.
  */
 #ifndef UBLK_BPF_INT_H
 #define UBLK_BPF_INT_H
@@ -14,7 +15,9 @@
 #include <linux/filter.h>
 #include <linux/fs.h>
 #include <linux/llist.h>
+#include <linux/mempool.h>
 #include <linux/percpu-refcount.h>
+#include <linux/refcount.h>
 #include <linux/workqueue.h>
 #include "ublk_bpf.h"
 
@@ -48,8 +51,12 @@ enum ublk_bpf_may {
  * @file:	referenced
  * @bdev:	of a block device that is open for direct I/O, else NULL
  * @ki_flags:	of a kiocb for it. Taken once: F_SETFL may change the file's
+ * @off_mask:	of READ and WRITE: bits that are clear in offset and length
+ * @data_mask:	the same of their place in the request's data
+ * @mem_align:	what direct I/O needs of memory, bytes; 0 if nothing is known
  * @reg:	a regular file, not a block device
  * @direct:	open for direct I/O
+ * @stacked:	a block device whose I/O may wait for somebody's work
  * @inline_read:	what a READ in the submitter's context needs, enum ublk_bpf_may
  * @inline_write:	the same of a WRITE
  */
@@ -57,8 +64,12 @@ struct ublk_bpf_file {
 	struct file	*file;
 	struct block_device *bdev;
 	int		ki_flags;
+	u32		off_mask;
+	u32		data_mask;
+	u32		mem_align;
 	bool		reg;
 	bool		direct;
+	bool		stacked;
 	u8		inline_read;
 	u8		inline_write;
 };
@@ -66,13 +77,25 @@ struct ublk_bpf_file {
 /**
  * struct ublk_bpf_att - a program and its files, attached to a device
  * @prog:	referenced
- * @bd:		the device
+ * @bd:		the device. Requests keep it, not the attachment: of no use to
+ *		@retire, which uses @home
  * @ref:	one per request that is being planned or executed
- * @done:	the last reference is gone
+ * @home:	referenced from when it is published
+ * @retire:	queued when the last @ref is gone
+ * @retired:	@retire is done with the files
  * @rcu:	readers that failed to get a reference may still look at @ref
+ * @users:	@retire, and the command that waits for it
+ * @sync_error:	0, or why its files could not be synced. Valid once @retired
+ * @owed:	in @home's list, under its lock and ublk_bpf_lock
+ * @owed_no:	the how manieth of the device's that is
  * @written:	bit per file: written since it was attached
  * @flags:	UBLK_BPF_ATTACH_F_*
  * @nr_files:	valid entries of @files
+ * @durable:	the device has no volatile cache: each write is durable when it
+ *		completes
+ * @forget:	do not sync the files: no FLUSH will come
+ * @stacked:	one of @files is
+ * @rescued:	none of @files enters a file system, and none is stacked
  * @files:	what SQEs index
  */
 struct ublk_bpf_att {
@@ -82,9 +105,49 @@ struct ublk_bpf_att {
 	u32			flags;
 	u32			nr_files;
 	unsigned long		written;
+	bool			durable;
+	bool			forget;
+	bool			stacked;
+	bool			rescued;
 	struct ublk_bpf_file	files[UBLK_BPF_MAX_FILES];
-	struct completion	done;
+	struct ublk_bpf_home	*home;
+	struct work_struct	retire;
+	struct completion	retired;
+	refcount_t		users;
+	struct list_head	owed;
+	u64			owed_no;
+	int			sync_error;
 	struct rcu_head		rcu;
+};
+
+/**
+ * struct ublk_bpf_home - what replaced attachments and their device share. The
+ *			  former may outlive the latter
+ * @lock:	protects all but @users
+ * @bd:		NULL when the device is gone
+ * @owed:	replaced attachments whose files are not synced, oldest first.
+ *		Changed under ublk_bpf_lock, too: either is enough to read it
+ * @held:	FLUSHes that wait for them, by ->queuelist
+ * @last_no:	->owed_no of the youngest that ever was
+ * @nr_owed:	length of @owed
+ * @nr_released: FLUSHes that have waited, and are on their way back to us
+ * @sync_failed: syncs that have failed
+ * @sync_reported: of these, how many FLUSHes know of
+ * @sync_error:	of the last that failed, negative
+ * @users:	the device, and attachments that were published
+ */
+struct ublk_bpf_home {
+	spinlock_t		lock;	/* see above */
+	struct ublk_bpf_dev	*bd;
+	struct list_head	owed;
+	struct list_head	held;
+	u64			last_no;
+	u32			nr_owed;
+	u32			nr_released;
+	u32			sync_failed;
+	u32			sync_reported;
+	int			sync_error;
+	refcount_t		users;
 };
 
 /**
@@ -96,7 +159,8 @@ struct ublk_bpf_att {
  * @done:	requests that were completed while @submitter issued them: no
  *		one else touches it
  *
- * It belongs to the device, so that a work that has just issued the last SQE
+ * A hardware queue has two: for files, and for block devices.
+ * They belong to the device, so that a work that has just issued the last SQE
  * of an attachment outlives it.
  */
 struct ublk_bpf_lane {
@@ -104,6 +168,13 @@ struct ublk_bpf_lane {
 	struct work_struct	work;
 	struct task_struct	*submitter;
 	struct io_comp_batch	done;
+};
+
+/* State of a worker while it does I/O for a device that may be swapped to */
+struct ublk_bpf_worker {
+	unsigned int			noio;
+	unsigned int			throttle;
+	struct cgroup_subsys_state	*blkcg;
 };
 
 /* counters, per CPU; see struct ublk_bpf_info. @more_sqes: beyond one a plan */
@@ -127,6 +198,8 @@ struct ublk_bpf_stats {
  * @len:	bytes
  * @data_off:	in the request's data, bytes
  * @done:	of @len, bytes
+ * @ret:	what @iocb came to
+ * @ref:	of @iocb: whoever issues it, and its completion
  * @op_flags:	RWF_*, IORING_FSYNC_* or FALLOC_FL_*
  * @opcode:	IORING_OP_*, the _FIXED ones as their plain twins
  * @fd:		index in the attachment's files
@@ -144,9 +217,11 @@ struct ublk_bpf_sqe {
 	};
 	u64	off;
 	u64	len;
+	int	ret;
 	u32	data_off;
 	u32	done;
 	u32	op_flags;
+	atomic_t ref;
 	u8	opcode;
 	u8	fd;
 	u8	idx;
@@ -163,6 +238,9 @@ struct ublk_bpf_sqe {
  * @error:	the first one, 0 or negative
  * @nr:		SQEs of the plan
  * @refused:	an SQE was refused
+ * @bvec_pool:	@bvec is of the device's reserve
+ * @released:	a FLUSH that was held, and need not be again
+ * @held_no:	it waits for what has this ->owed_no, or a lower one
  * @sqes:	the plan
  * @bios:	of the first SQEs, see ublk_bpf_issue_bio()
  */
@@ -173,8 +251,11 @@ struct ublk_bpf_req {
 	unsigned int		nr_bvec;
 	atomic_t		ref;
 	int			error;
+	u64			held_no;
 	u8			nr;
 	bool			refused;
+	bool			bvec_pool;
+	bool			released;
 	struct ublk_bpf_sqe	sqes[UBLK_BPF_MAX_SQES];
 	struct bio		bios[UBLK_BPF_NR_BIOS];
 };
@@ -201,10 +282,19 @@ static inline struct ublk_bpf_req *ublk_bpf_sqe_req(struct ublk_bpf_sqe *s)
 	return container_of(s - s->idx, struct ublk_bpf_req, sqes[0]);
 }
 
+/* The lane of regular files, or of block devices */
 static inline struct ublk_bpf_lane *
-ublk_bpf_rq_lane(const struct ublk_bpf_dev *bd, const struct request *rq)
+ublk_bpf_rq_lane(const struct ublk_bpf_dev *bd, const struct request *rq,
+		 bool reg)
 {
-	return &bd->lanes[rq->mq_hctx->queue_num];
+	return &bd->lanes[rq->mq_hctx->queue_num * 2 + reg];
+}
+
+/* The lane that collects what is completed */
+static inline struct ublk_bpf_lane *
+ublk_bpf_done_lane(const struct ublk_bpf_dev *bd, const struct request *rq)
+{
+	return ublk_bpf_rq_lane(bd, rq, false);
 }
 
 static inline struct ublk_bpf_req *ublk_bpf_rq_data(struct request *rq)
@@ -215,13 +305,16 @@ static inline struct ublk_bpf_req *ublk_bpf_rq_data(struct request *rq)
 
 /*
  * bpf_prog_run_pin_on_cpu() for a program that is as short as ours have to be:
- * preemption off is cheaper than migration off. Caller holds rcu_read_lock().
+ * preemption off is cheaper than migration off, except where it is the point
+ * of the kernel that it stays on. Caller holds rcu_read_lock().
  */
 static inline u32 ublk_bpf_run_prog(const struct bpf_prog *prog,
 				    const void *ctx)
 {
 	u32 ret;
 
+	if (IS_ENABLED(CONFIG_PREEMPT_RT))
+		return bpf_prog_run_pin_on_cpu(prog, ctx);
 	preempt_disable();
 	ret = bpf_prog_run(prog, ctx);
 	preempt_enable();
@@ -232,6 +325,26 @@ static inline u32 ublk_bpf_run_prog(const struct bpf_prog *prog,
 struct bpf_prog *ublk_bpf_face_get_prog(int fd);
 u32 ublk_bpf_face_run(const struct bpf_prog *prog,
 		      struct ublk_bpf_ctx_kern *kctx);
+
+/* ublk_bpf_file.c */
+int ublk_bpf_init_file(struct ublk_bpf_file *f, struct file *file, u32 flags);
+int ublk_bpf_check_files(const struct ublk_bpf_dev *bd,
+			 const struct ublk_bpf_att *att);
+void ublk_bpf_enter_graph(struct ublk_bpf_dev *bd);
+void ublk_bpf_leave_graph(struct ublk_bpf_dev *bd);
+
+/* ublk_bpf_retire.c */
+extern struct mutex ublk_bpf_lock;
+void ublk_bpf_free_att(struct ublk_bpf_att *att);
+void ublk_bpf_put_att(struct ublk_bpf_att *att);
+int ublk_bpf_init_home(struct ublk_bpf_dev *bd);
+void ublk_bpf_exit_home(struct ublk_bpf_dev *bd);
+int ublk_bpf_init_ref(struct ublk_bpf_att *att);
+struct ublk_bpf_att *ublk_bpf_set_att(struct ublk_bpf_dev *bd,
+				      struct ublk_bpf_att *att, bool forget);
+struct ublk_bpf_att *ublk_bpf_last_owed(struct ublk_bpf_dev *bd);
+bool __ublk_bpf_hold_flush(struct ublk_bpf_dev *bd, struct request *rq,
+			   bool refuse);
 
 /* ublk_bpf_plan.c */
 u8 ublk_bpf_op(const struct request *rq);
@@ -276,9 +389,16 @@ static inline bool ublk_bpf_collect(struct ublk_bpf_lane *lane,
 }
 
 /* ublk_bpf_exec.c */
+int ublk_bpf_init_queues(void);
+void ublk_bpf_exit_queues(void);
+void ublk_bpf_queue_retire(struct ublk_bpf_att *att);
+void ublk_bpf_enter_worker(struct ublk_bpf_worker *w);
+void ublk_bpf_leave_worker(struct ublk_bpf_worker *w);
+int ublk_bpf_init_workers(struct ublk_bpf_dev *bd, bool stacked);
+void ublk_bpf_exit_workers(struct ublk_bpf_dev *bd);
 void ublk_bpf_rw_done(struct ublk_bpf_sqe *s, long ret, bool nowait);
-void ublk_bpf_lane_workfn(struct work_struct *work);
-bool ublk_bpf_map_data(struct ublk_bpf_req *req);
+bool ublk_bpf_map_data(struct ublk_bpf_req *req, gfp_t gfp);
+void ublk_bpf_map_and_execute(struct ublk_bpf_req *req);
 void ublk_bpf_zero_data(struct request *rq);
 void ublk_bpf_execute(struct ublk_bpf_req *req, struct ublk_bpf_batch *batch);
 void ublk_bpf_end_rq(struct request *rq, blk_status_t sts);

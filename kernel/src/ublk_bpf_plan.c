@@ -120,9 +120,10 @@ static void ublk_bpf_refuse(struct ublk_bpf_ctx_kern *kctx,
 	this_cpu_inc(bd->stats->refused[reason]);
 	if (reason == UBLK_BPF_REFUSED_PLAN)
 		return;		/* the SQE that was refused tells more */
-	spin_lock_irqsave(&bd->last_lock, flags);
+	/* we are below the program, which does not sleep for a lock */
+	raw_spin_lock_irqsave(&bd->last_lock, flags);
 	bd->last = last;
-	spin_unlock_irqrestore(&bd->last_lock, flags);
+	raw_spin_unlock_irqrestore(&bd->last_lock, flags);
 }
 
 static enum ublk_bpf_reason
@@ -145,6 +146,13 @@ ublk_bpf_check_rw(const struct ublk_bpf_ctx_kern *kctx,
 		return UBLK_BPF_REFUSED_DATA;
 	if (sqe->op_flags & ~(__force u32)UBLK_BPF_RW_FLAGS)
 		return UBLK_BPF_REFUSED_RW_FLAGS;
+	/* a driver takes what is not aligned for other data, without a word */
+	if (unlikely(sqe->addr & f->data_mask))
+		return UBLK_BPF_REFUSED_DATA;
+	if (unlikely(sqe->len & f->off_mask))
+		return UBLK_BPF_REFUSED_LEN;
+	if (unlikely(sqe->off & f->off_mask))
+		return UBLK_BPF_REFUSED_OFF;
 
 	s->opcode = write ? IORING_OP_WRITE : IORING_OP_READ;
 	s->off = sqe->off;
@@ -338,14 +346,47 @@ static bool ublk_bpf_fsyncs_all(const struct ublk_bpf_req *req,
 	return !written;
 }
 
+/*
+ * What FALLOCATEs of one file are for: their union. (Which part of the request
+ * each is for only the program knows; a mirror has one for each file.)
+ */
+static u64 ublk_bpf_fallocates_in(const struct ublk_bpf_req *req, u8 fd)
+{
+	const struct ublk_bpf_sqe *s;
+	u64 sum = 0, from = 0, start;
+	u8 i;
+
+	/* from left to right: the next range that has something beyond @from */
+	for (;;) {
+		const struct ublk_bpf_sqe *next = NULL;
+
+		for (i = 0; i < req->nr; i++) {
+			s = &req->sqes[i];
+			if (s->opcode == IORING_OP_FALLOCATE && s->fd == fd &&
+			    s->off + s->len > from &&
+			    (!next || s->off < next->off))
+				next = s;
+		}
+		if (!next)
+			return sum;
+		start = max(next->off, from);
+		from = next->off + next->len;
+		sum += from - start;
+	}
+}
+
 static u64 ublk_bpf_fallocates(const struct ublk_bpf_req *req)
 {
+	unsigned long seen = 0;
 	u64 sum = 0;
 	u8 i;
 
-	for (i = 0; i < req->nr; i++)
-		if (req->sqes[i].opcode == IORING_OP_FALLOCATE)
-			sum += req->sqes[i].len;
+	for (i = 0; i < req->nr; i++) {
+		if (req->sqes[i].opcode != IORING_OP_FALLOCATE ||
+		    __test_and_set_bit(req->sqes[i].fd, &seen))
+			continue;
+		sum += ublk_bpf_fallocates_in(req, req->sqes[i].fd);
+	}
 	return sum;
 }
 
@@ -399,6 +440,18 @@ static struct ublk_bpf_att *ublk_bpf_get_att(struct ublk_bpf_dev *bd)
 	return att;
 }
 
+/* Must a FLUSH wait, or fail, for what is not attached any more? */
+static bool ublk_bpf_hold_flush(struct ublk_bpf_dev *bd, struct request *rq,
+				bool refuse)
+{
+	/* pairs with ublk_bpf_set_att(): who sees the new pointer sees the debt */
+	smp_rmb();
+	/* pairs with ublk_bpf_update(): what was owed is durable */
+	if (likely(!smp_load_acquire(&bd->look_at_flush)))
+		return false;
+	return __ublk_bpf_hold_flush(bd, rq, refuse);
+}
+
 static u32 ublk_bpf_run(struct ublk_bpf_ctx_kern *kctx)
 {
 	struct ublk_bpf_att *att = kctx->att;
@@ -438,12 +491,6 @@ static void ublk_bpf_redirect(struct ublk_bpf_ctx_kern *kctx,
 	struct ublk_bpf_req *req = kctx->req;
 	struct request *rq = kctx->rq;
 
-	if (ublk_bpf_has_data(rq) && unlikely(!ublk_bpf_map_data(req))) {
-		percpu_ref_put(&att->ref);
-		blk_mq_requeue_request(rq, false);
-		blk_mq_delay_kick_requeue_list(rq->q, 3);
-		return;
-	}
 	this_cpu_inc(att->bd->stats->redirected);
 	if (req->nr > 1)	/* the first of each is redirected's */
 		this_cpu_add(att->bd->stats->more_sqes, req->nr - 1);
@@ -454,11 +501,19 @@ static void ublk_bpf_redirect(struct ublk_bpf_ctx_kern *kctx,
 	WRITE_ONCE(req->att, att);
 	smp_wmb();	/* pairs with ublk_bpf_owns_rq() */
 	blk_mq_start_request(rq);
-	ublk_bpf_execute(req, batch);
+	if (likely(!ublk_bpf_has_data(rq) ||
+		   ublk_bpf_map_data(req, GFP_NOWAIT)))
+		ublk_bpf_execute(req, batch);
+	else
+		ublk_bpf_map_and_execute(req);
 }
 
+/*
+ * False: the driver goes on with the request. It does so too if it is going to
+ * @refuse it, as there is no server, or the device is being stopped.
+ */
 bool ublk_bpf_queue_rq(struct ublk_bpf_dev *bd, struct request *rq,
-		       struct ublk_bpf_batch *batch)
+		       struct ublk_bpf_batch *batch, bool refuse)
 {
 	struct ublk_bpf_ctx_kern kctx __uninitialized;
 	enum ublk_bpf_reason reason;
@@ -467,8 +522,17 @@ bool ublk_bpf_queue_rq(struct ublk_bpf_dev *bd, struct request *rq,
 
 	rcu_read_lock();
 	kctx.att = ublk_bpf_get_att(bd);
-	if (!kctx.att) {
+	if (unlikely(req_op(rq) == REQ_OP_FLUSH) &&
+	    ublk_bpf_hold_flush(bd, rq, refuse)) {
 		rcu_read_unlock();
+		if (kctx.att)
+			percpu_ref_put(&kctx.att->ref);
+		return true;
+	}
+	if (!kctx.att || unlikely(refuse)) {
+		rcu_read_unlock();
+		if (kctx.att)
+			percpu_ref_put(&kctx.att->ref);
 		return false;
 	}
 	kctx.rq = rq;

@@ -73,7 +73,12 @@ u32 ublk_bpf_face_run(const struct bpf_prog *prog,
 
 static int __init ublk_bpf_prog_type_init(void)
 {
+	int ret;
+
 	BUILD_BUG_ON(sizeof(struct io_uring_sqe) != 64);
+	ret = ublk_bpf_init_queues();
+	if (ret)
+		return ret;
 	return register_btf_kfunc_id_set(BPF_PROG_TYPE_UBLK,
 					 &ublk_bpf_kfunc_set);
 }

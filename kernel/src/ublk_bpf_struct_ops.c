@@ -157,16 +157,27 @@ int ublk_bpf_init(void)
 	int ret;
 
 	BUILD_BUG_ON(sizeof(struct io_uring_sqe) != 64);
+	ret = ublk_bpf_init_queues();
+	if (ret)
+		return ret;
 	ret = register_btf_kfunc_id_set(BPF_PROG_TYPE_STRUCT_OPS,
 					&ublk_bpf_kfunc_set);
-	if (ret)
+	if (!ret)
+		ret = register_bpf_struct_ops(&ublk_bpf_struct_ops,
+					      ublk_bpf_ops);
+	if (ret) {
+		ublk_bpf_exit_queues();
 		return ret;
-	ret = register_bpf_struct_ops(&ublk_bpf_struct_ops, ublk_bpf_ops);
-	if (ret)
-		return ret;
+	}
 	if (ublk_bpf_btf)
 		ublk_bpf_features = UBLK_F_BPF;
 	else
 		pr_warn("ublk: the module has no BTF: no BPF programs\n");
 	return 0;
+}
+
+/* All devices are gone */
+void ublk_bpf_exit(void)
+{
+	ublk_bpf_exit_queues();
 }

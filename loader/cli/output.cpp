@@ -81,6 +81,11 @@ json bpf_to_json(const Device& device) {
       {"passed", info.passed},       {"dropped", info.dropped},
       {"aborted", info.aborted},     {"failed", info.failed},
       {"sqes", info.sqes},           {"deferred", info.deferred}};
+  out["retiring"] = info.nr_retiring;
+  out["sync_failed"] = info.sync_failed;
+  out["sync_error"] =
+      info.sync_error ? json(errno_name(static_cast<int>(info.sync_error)))
+                      : json(nullptr);
   out["pdu_bytes"] = info.pdu_bytes;
   out["refused"] = refused_to_json(info);
   out["last_refused"] = last_refused_to_json(info.last);
@@ -108,7 +113,14 @@ std::string bpf_text(const Device& device) {
   for (uint32_t reason = 0; reason < UBLK_BPF_NR_REFUSED; reason++)
     if (info.refused[reason].count)
       refused += fmt(" {} {}", reason_name(reason), info.refused[reason].count);
-  return refused.empty() ? text : text + ", refused" + refused;
+  if (!refused.empty()) text += ", refused" + refused;
+  if (info.nr_retiring)
+    text += fmt(", {} replaced or detached: not yet done with its files",
+                info.nr_retiring);
+  if (info.sync_failed)
+    text += fmt(", {} failed to sync its files: {}", info.sync_failed,
+                errno_name(static_cast<int>(info.sync_error)));
+  return text;
 }
 
 json device_to_json(const Device& device) {

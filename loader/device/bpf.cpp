@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "device/device.h"
+#include "device/device_stack.h"
 #include "prog/face.h"
 #include "prog/object.h"
 #include "sys/backing.h"
@@ -68,7 +69,24 @@ Result<void> check_file(const Device& device, const Backing& file) {
   return {};
 }
 
+// A file whose data comes back to the device through loop devices or device
+// mapper. The kernel part refuses what it can see itself.
+Result<void> check_ring(const Device& device, const StateStore& states,
+                        const Backing& file) {
+  const ublk_param_devt& devt = device.params.devt;
+  const auto way = DeviceStack(states).way(
+      file.path, makedev(devt.disk_major, devt.disk_minor));
+  if (!way) return {};
+  std::string through;
+  for (const std::string& name : *way) through += " -> " + name;
+  return std::unexpected(
+      Error::plain(ELOOP, fmt("{}: is stored on {} itself:{}", file.path,
+                              device_name(device.info.dev_id), through))
+          .hint("no I/O of such a ring would ever end"));
+}
+
 Result<std::vector<Backing>> open_files(const Device& device,
+                                        const StateStore& states,
                                         const AttachRequest& request) {
   std::vector<std::string> paths = request.files;
   bool buffered = request.buffered;
@@ -81,6 +99,7 @@ Result<std::vector<Backing>> open_files(const Device& device,
     Backing file = TRY(Backing::open(
         path, {.read_only = device.read_only(), .buffered = buffered}));
     TRY(check_file(device, file));
+    TRY(check_ring(device, states, file));
     files.push_back(std::move(file));
   }
   return files;
@@ -101,8 +120,33 @@ Result<void> set_knobs(Knobs& knobs, const Device& device,
   return {};
 }
 
+// The kernel's answer comes after it has done its work in two cases.
+Result<void> explain_done(Control& control, uint32_t dev_id, Error error,
+                          std::string_view what) {
+  if (error.code() == EINTR)
+    return std::unexpected(std::move(error).hint(
+        fmt("{}; what the program before it has in hand goes on, see "
+            "`retiring` of ublk-bpf list -n {} --json",
+            what, dev_id)));
+  const auto info = control.bpf_info(dev_id);
+  return std::unexpected(std::move(error).hint(
+      fmt("{}, but the files of the program before it could not be synced "
+          "({} so far): what was written last may be lost, and a flush of the "
+          "device will say so once",
+          what, info ? info->sync_failed : 0)));
+}
+
 Error explain_attach(Error error, const AttachRequest& request) {
   switch (error.code()) {
+    case ELOOP:
+      return std::move(error).hint(
+          fmt("one of its files is the device itself or leads back to it, or "
+              "there are more than {} ublk devices one above the other",
+              UBLK_BPF_MAX_DEPTH));
+    case ETXTBSY:
+      return std::move(error).hint(
+          "one of its files needs stable pages, as its data is checksummed or "
+          "compressed: attach while nobody has the device open or mounted");
     case EBUSY:
       return std::move(error).hint(
           "a program was attached meanwhile, --replace takes its place");
@@ -151,7 +195,7 @@ Result<std::chrono::nanoseconds> attach_program(Control& control,
   ProgramObject object = TRY(ProgramObject::open(request.object, face));
   const std::string program = TRY(object.choose(request.program));
   TRY(set_knobs(object.knobs(), device, request));
-  const std::vector<Backing> files = TRY(open_files(device, request));
+  const std::vector<Backing> files = TRY(open_files(device, states, request));
   // Afterwards they cannot be read any more.
   AttachedState attached{.prog_id = 0,
                          .program = program,
@@ -169,10 +213,17 @@ Result<std::chrono::nanoseconds> attach_program(Control& control,
   }
   attached.prog_id = TRY(object.id());
   const auto begin = std::chrono::steady_clock::now();
-  if (auto done = control.attach_bpf(request.dev_id, arg); !done)
-    return std::unexpected(explain_attach(std::move(done).error(), request));
+  auto done = control.attach_bpf(request.dev_id, arg);
   const auto took = std::chrono::steady_clock::now() - begin;
+  if (!done) {
+    const auto info = control.bpf_info(request.dev_id);
+    if (!info || info->prog_id != attached.prog_id)
+      return std::unexpected(explain_attach(std::move(done).error(), request));
+  }
   TRY(note_attached(control, states, request.dev_id, std::move(attached)));
+  if (!done)
+    TRY(explain_done(control, request.dev_id, std::move(done).error(),
+                     "the program is attached"));
   return took;
 }
 
@@ -183,8 +234,15 @@ Result<void> detach_program(Control& control, const StateStore& states,
   auto done = control.detach_bpf(dev_id);
   if (!done && done.error().code() == ENOENT)
     return fail(ENOENT, "{}: has no program attached", device_name(dev_id));
-  TRY(std::move(done));
-  return note_attached(control, states, dev_id, std::nullopt);
+  if (!done) {
+    const auto info = control.bpf_info(dev_id);
+    if (!info || info->prog_id) return done;
+  }
+  TRY(note_attached(control, states, dev_id, std::nullopt));
+  if (!done)
+    return explain_done(control, dev_id, std::move(done).error(),
+                        "the program is detached");
+  return {};
 }
 
 std::vector<std::string> attach_flag_names(uint32_t flags) {

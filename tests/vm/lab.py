@@ -116,11 +116,11 @@ class Lab:
         if os.path.ismount(where):
             sh("umount", where)
 
-    def ext4(self, size_mib=96, **attrs):
+    def ext4(self, size_mib=96, options=None, **attrs):
         """A fresh ext4 on a null_blk device of its own."""
         disk = self.null_blk(size_mib, **attrs)
         sh("mkfs.ext4", "-q", "-F", "-O", "^has_journal" if size_mib < 16 else "has_journal", disk.path)
-        return self.mount(disk.path, "ext4")
+        return self.mount(disk.path, "ext4", options)
 
     def file(self, directory, size, sparse=True):
         """A file of this size, full of random data unless sparse."""

@@ -68,6 +68,13 @@ BAD_SQES = [
     *each("data", WRITE, "addr", [1, LEN, 1 << 32, U64 - LEN]),
     *each("data", READ, "len", [LEN + 1, LEN + 512, 0x80000000, 0xFFFFFFFF]),
     *each("data", READ, "addr", [LEN - 512], len=1024),
+    # to a driver they would be a bio whose memory is not aligned: wrong bytes, and no error
+    *each("data", READ, "addr", [1, 2, 4, 256, 511], len=512),
+    *each("data", WRITE, "addr", [256], len=512),
+    *each("len", READ, "len", [1, 511, 513, LEN - 1]),
+    *each("len", WRITE, "len", [LEN - 256]),
+    *each("off", READ, "off", [1, 256, AT + 511]),
+    *each("off", WRITE, "off", [AT + 256]),
     *each("len", READ, "len", [0]),
     *each("len", WRITE, "len", [0]),
     *each("len", ZEROES, "addr", [0, LEN + 1, I64, U64 - 1]),
@@ -91,6 +98,7 @@ BAD_PLANS = [
     ("uncovered", WRITE, {"opcode": FSYNC, "off": 0, "len": 0}),
     ("uncovered", ZEROES, {"addr": 512}),
     ("uncovered", ZEROES, {"addr": LEN - 1}),
+    ("uncovered", ZEROES, {"addr": LEN // 2, "times": 2}),  # the same half twice
     ("no_fsync", FLUSH, {"opcode": NOP}),
 ]
 
@@ -256,6 +264,19 @@ def test_what_is_just_within_the_rules_is_served(target, case):
         assert f.read(AT, LEN) == (bytes(LEN) if op == ZEROES else pattern(AT, LEN))
     if op == ZEROES:
         target.opened.write(AT, pattern(AT, LEN))
+
+
+def test_unaligned_parts_of_a_buffered_file_are_right(lab):
+    """Only direct I/O needs to be aligned."""
+    file = lab.ext4_file(4)
+    device = lab.add("loop", file)
+    with Opened(device.path) as f:
+        f.write(0, pattern(0, 2 * MIB))
+        for addr in (1, 2, 4, 256, 511):
+            device.attach("badsqe", knobs_of(READ, {"addr": addr, "len": 700, "off": 3}), replace=True, buffered=True)
+            want = bytes(addr) + pattern(0, MIB)[3:703]
+            assert f.read(AT, LEN) == want + bytes(LEN - len(want)), f"addr {addr}"
+    assert device.refused() == {}
 
 
 def test_last_refusal_tells_the_sqe(target):

@@ -8,7 +8,7 @@ import threading
 
 import cli
 import pytest
-from blockio import MIB, Load, Opened, assert_same, fio, fio_verify, pattern
+from blockio import MIB, Load, Opened, aligned, assert_same, fio, fio_verify, pattern
 from cli import wait_for
 from lab import sh
 
@@ -201,6 +201,20 @@ def test_truncated_backing_file_is_an_error_and_no_more(lab):
     assert device.state() == "live" and device.counters()["failed"] >= 1
 
 
+@pytest.mark.parametrize("flags", [{}, {"no_inline": True}, {"buffered": True}], ids=["inline", "lane", "buffered"])
+def test_read_that_fails_half_way_shows_only_zeroes(lab, flags):
+    file = lab.file(lab.ext4(32), 8 * MIB, sparse=False)
+    device = lab.add("loop", file)
+    device.attach("loop", **flags)
+    os.truncate(file, 4 * MIB)
+    buf = aligned(b"\xa5" * 65536)
+    with Opened(device.path) as f:
+        with pytest.raises(OSError) as caught:
+            os.preadv(f.fd, [buf], 4 * MIB - 32768)
+    assert caught.value.errno == errno.EIO
+    assert buf[:] == bytes(65536), "the submitter sees a part of the file, or what its memory held before"
+
+
 def test_removed_backing_device_is_an_error_and_no_more(lab):
     disk = lab.null_blk(8)
     device = lab.add("loop", disk.path)
@@ -237,11 +251,17 @@ def test_frozen_file_system_makes_writes_wait(lab):
             sh("fsfreeze", "-u", where, check=False)
 
 
-def test_full_file_system_is_no_space_and_no_more(lab):
-    where = lab.ext4(32)
+@pytest.mark.parametrize("flags", [{}, {"no_inline": True}], ids=["inline", "worker"])
+def test_full_file_system_is_no_space_and_no_more(lab, flags):
+    """It discards what is deleted: to find space ext4 waits for the work that does, which not every workqueue may."""
+    where = lab.ext4(32, options="discard")
+    lab.file(where, 8 * MIB, sparse=False)
     file = lab.file(where, 64 * MIB)
     device = lab.add("loop", file)
-    device.attach("loop")
+    device.attach("loop", **flags)
+    for path in where.glob("disk*.img"):
+        if str(path) != file:
+            path.unlink()
     result = fio(device.path, check=False, rw="write", bs="1m", iodepth=4, size=64 * MIB)
     assert result is None or result["error"] == errno.ENOSPC
     assert device.counters()["failed"] >= 1 and device.state() == "live"

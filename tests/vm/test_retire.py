@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: MIT
+"""Replacing and detaching wait for I/O that may never end: they can be killed, they hold up nobody else, and what they began goes on."""
+
+import contextlib
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import cli
+import pytest
+from blockio import MIB, Opened, fio_verify, pattern
+from cli import wait_for
+from lab import sh
+from test_kill import Background
+
+
+@contextlib.contextmanager
+def frozen(where):
+    sh("fsfreeze", "-f", where)
+    try:
+        yield
+    finally:
+        sh("fsfreeze", "-u", where, check=False)
+
+
+def start(*args):
+    return subprocess.Popen([cli.COMMAND, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("command", ["detach", "replace"])
+def test_command_that_waits_for_a_frozen_backing_can_be_killed(lab, command):
+    where = lab.ext4(64)
+    device = lab.add("loop", lab.file(where, 8 * MIB, sparse=False))
+    other = lab.add("null", size="1M")
+    spare = lab.null_blk(8).path
+    device.attach("loop")
+    with frozen(where):
+        with Opened(device.path) as f:
+            write = Background(f.write, MIB, pattern(MIB, 4096))
+            wait_for("the write to wait", lambda: device.counters()["deferred"] >= 1)
+            args = ["detach", "-n", device.id] if command == "detach" else \
+                ["attach", "-n", device.id, "--replace", "--file", spare, cli.program("subprog")]
+            waits = start(*args)
+            wait_for("it to have begun", lambda: device.info()["bpf"]["retiring"] == 1)
+            # nobody else is held up
+            assert cli.ok("info", "-n", device.id) and not write.done()
+            other.attach("null")
+            other.detach()
+            assert waits.poll() is None, f"did not wait: {waits.communicate()}"
+            waits.send_signal(signal.SIGKILL)
+            waits.communicate(timeout=cli.seconds(20))
+            # what it has begun is done
+            assert device.info()["bpf"]["attached"] is (command == "replace")
+            assert device.info()["bpf"]["retiring"] == 1
+            sh("fsfreeze", "-u", where)
+            write.join()
+            wait_for("the rest to be done", lambda: device.info()["bpf"]["retiring"] == 0)
+            if command == "detach":
+                assert f.read(MIB, 4096) == pattern(MIB, 4096)
+    fio_verify(device.path, bs="4k", iodepth=4, size=MIB)
+
+
+def test_flush_waits_for_what_was_replaced(lab):
+    """And only a flush: reads and writes go on by the new program."""
+    where = lab.ext4(64)
+    device = lab.add("loop", lab.file(where, 8 * MIB, sparse=False))
+    disk = lab.null_blk(8).path
+    device.attach("loop")
+    with frozen(where):
+        with Opened(device.path) as f:
+            write = Background(f.write, MIB, pattern(MIB, 4096))
+            wait_for("the write to wait", lambda: device.counters()["deferred"] >= 1)
+            replace = start("attach", "-n", device.id, "--replace", "--file", disk, cli.program("loop"))
+            wait_for("it to be replaced", lambda: device.info()["bpf"]["retiring"] == 1)
+            f.write(0, pattern(0, 4096))
+            assert f.read(0, 4096) == pattern(0, 4096)
+            flushes = [Background(f.flush) for _ in range(3)]
+            fio_verify(device.path, bs="4k", iodepth=4, size=MIB)
+            assert not any(flush.done() for flush in flushes) and not write.done()
+            sh("fsfreeze", "-u", where)
+            write.join()
+            for flush in flushes:
+                flush.join()
+            _, err = replace.communicate(timeout=cli.seconds(30))
+            assert replace.returncode == 0, err
+    bpf = device.info()["bpf"]
+    assert bpf["retiring"] == 0 and bpf["sync_failed"] == 0 and bpf["sync_error"] is None
+
+
+def rescuers():
+    """Threads of workqueues that memory reclaim counts on."""
+    names = [p.read_text().strip() for p in Path("/proc").glob("[0-9]*/comm") if os.access(p, os.R_OK)]
+    return sorted(n for n in names if n.startswith("kworker/R-ublk"))
+
+
+def attached_to_a_disk(lab):
+    """One that does its work by itself: null_blk needs nobody's unless it keeps the data."""
+    device = lab.add("null", size="1M")
+    device.attach("loop", file=lab.null_blk(1, memory_backed=0, discard=0).path)
+    with Opened(device.path) as f:
+        f.read(0, 4096)
+    return device
+
+
+def test_devices_share_their_rescuers(lab):
+    attached_to_a_disk(lab)
+    few = rescuers()
+    for _ in range(3):
+        attached_to_a_disk(lab)
+    assert rescuers() == few and few, "a thread for each device that ever had a program"
+
+
+def test_device_on_another_has_a_rescuer_of_its_own(lab):
+    """One that serves both would wait for itself."""
+    lower = attached_to_a_disk(lab)
+    before = rescuers()
+    upper = lab.add("null", size="1M")
+    upper.attach("loop", file=lower.path)
+    with Opened(upper.path) as f:
+        f.read(0, 4096)
+    assert len(rescuers()) == len(before) + 1
+
+
+def stable_backing(lab):
+    """A disk that compresses its data while it is written, so that it must not change meanwhile."""
+    if sh("modprobe", "zram", "num_devices=0", check=False).returncode or not os.path.exists("/sys/class/zram-control"):
+        pytest.skip("this kernel has no zram")
+    number = Path("/sys/class/zram-control/hot_add").read_text().strip()
+    lab.cleanup(lambda: Path("/sys/class/zram-control/hot_remove").write_text(number))
+    Path(f"/sys/block/zram{number}/disksize").write_text(str(8 * MIB))
+    return f"/dev/zram{number}"
+
+
+def test_backing_that_needs_stable_pages_makes_the_device_need_them(lab):
+    disk = stable_backing(lab)
+    device = lab.add("null", size="8M", block_size=4096)
+    stable = Path(f"/sys/block/{Path(device.path).name}/queue/stable_writes")
+    assert stable.read_text().strip() == "0"
+    with Opened(device.path):
+        outcome = device.try_attach("loop", file=disk)
+        assert outcome.status == 1 and outcome.json["error"]["errno"] == "ETXTBSY", str(outcome)
+        assert "stable pages" in outcome.err
+    device.attach("loop", file=disk)
+    assert stable.read_text().strip() == "1"
+    fio_verify(device.path, bs="4k", iodepth=4, size=MIB)
+
+
+def test_page_cache_that_a_worker_fills_is_charged_to_the_submitter(lab):
+    group = Path("/sys/fs/cgroup/ublk-bpf-charge")
+    control = Path("/sys/fs/cgroup/cgroup.subtree_control")
+    if not {"io", "memory"} <= set(Path("/sys/fs/cgroup/cgroup.controllers").read_text().split()):
+        pytest.skip("this kernel has no io and memory controllers")
+    control.write_text("+io +memory")
+    group.mkdir()
+    lab.cleanup(group.rmdir)
+    file = lab.file(lab.ext4(64), 16 * MIB, sparse=False)
+    device = lab.add("loop", file)
+    device.attach("loop", buffered=True)
+    sh("sysctl", "-qw", "vm.drop_caches=3")
+
+    def charged():
+        return dict(line.split() for line in (group / "memory.stat").read_text().splitlines())["file"]
+
+    assert int(charged()) == 0
+    read = ["dd", f"if={device.path}", "of=/dev/null", "bs=1M", "count=16", "iflag=direct", "status=none"]
+    subprocess.run(read, preexec_fn=lambda: (group / "cgroup.procs").write_text(str(os.getpid())), timeout=cli.seconds(60), check=True)
+    assert int(charged()) > 12 * MIB, "the pages of the file are charged to somebody else"
