@@ -65,10 +65,14 @@ class Trouble:
     def _run(self):
         acts = [self.kill, self.kill, self.quiesce, self.takeover, self.resize, self.schedule, self.schedule, self.schedule_backing]
         try:
-            while not self._stop.wait(self.random.random()):
-                act = self.random.choice(acts)
-                act()
-                self.done[act.__name__] = self.done.get(act.__name__, 0) + 1
+            while not self._stop.is_set():
+                # all of them, however short the run is
+                self.random.shuffle(acts)
+                for act in acts:
+                    if self._stop.wait(self.random.random() * 0.5):
+                        break
+                    act()
+                    self.done[act.__name__] = self.done.get(act.__name__, 0) + 1
         except BaseException as e:  # handed to whoever stops it
             self.error = e
 
