@@ -4,8 +4,10 @@
 import pytest
 from blockio import MIB, Load, Opened, assert_same, fio_verify, pattern
 from cli import ok, wait_for
+from lab import sh, write_file
 from test_kill import kill_server, quiesced
 from test_order import caching_disk, flushes  # noqa: F401 (a fixture)
+from test_paths import features, need  # noqa: F401 (a fixture)
 
 SIZE = 16 * MIB
 JOB = {"bsrange": "4k-16k", "iodepth": 16, "size": SIZE, "serialize_overlap": 1, "fsync": 8}
@@ -21,6 +23,19 @@ def test_what_is_written_is_what_is_read_whoever_serves(lab, part):
     device, disk = lab.loop_device(16, q=2)
     device.attach("randpass", {"redirect_of_256": part})
     fio_verify(device.path, io_size=4 * MIB, **JOB)
+    assert shared_fairly(device), device.counters()
+    assert_same(device.path, disk, SIZE)
+
+
+@pytest.mark.parametrize("scheduler", ["none", "mq-deadline"])
+def test_what_is_passed_in_batches_is_served_though_the_last_of_many_is_redirected(lab, features, scheduler):  # noqa: F811
+    """A scheduler hands requests over one by one and says which is the last; the server is told of all when that comes."""
+    need(features, "batch_io")
+    sh("modprobe", "-q", "mq-deadline", check=False)
+    device, disk = lab.loop_device(16, q=1, b=True)
+    write_file(f"/sys/class/block/ublkb{device.id}/queue/scheduler", scheduler)
+    device.attach("randpass", {"redirect_of_256": 224})
+    fio_verify(device.path, io_size=4 * MIB, iodepth_batch=16, timeout=30, **JOB)
     assert shared_fairly(device), device.counters()
     assert_same(device.path, disk, SIZE)
 

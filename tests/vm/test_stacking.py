@@ -13,6 +13,7 @@ from blockio import MIB, Load, Opened, aligned, assert_same, fio_verify, pattern
 from cli import wait_for
 from lab import sh, write_file
 from test_fuzz import schedulers
+from test_paths import features, need  # noqa: F401 (a fixture)
 
 ATTACH_F_NO_INLINE = 2
 
@@ -177,16 +178,19 @@ def test_memory_in_pieces_reaches_a_backing_with_narrower_limits(lab, attrs):
     assert device.counters()["failed"] == 0
 
 
-@pytest.mark.parametrize("how", ["quiesce", "takeover"])
-def test_redirected_io_goes_on_while_the_server_goes(lab, how):
+@pytest.mark.parametrize("how,batch", [("quiesce", False), ("takeover", False), ("quiesce", True)],
+                         ids=["quiesce", "takeover", "quiesce-batch"])
+def test_redirected_io_goes_on_while_the_server_goes(lab, features, how, batch):  # noqa: F811
+    """In batches the driver fails what waits for the server: requests that a program has redirected are not among it."""
+    need(features, "batch_io" if batch else None)
     disk = lab.null_blk(16, irqmode=2, completion_nsec=3_000_000)
-    device = lab.add("loop", disk.path, r=1, q=2)
+    device = lab.add("loop", disk.path, r=1, b=batch, q=2)
     device.attach("loop")
     with Load(device.path, size="8m", io_size="1m", iodepth=32) as load:
         for _ in range(3):
             before = device.counters()["redirected"]
             wait_for("I/O", lambda b=before: load.error or device.counters()["redirected"] > b + 50)
-            cli.ok(how, "-n", device.id)
+            cli.ok(how, "-n", device.id, *(["--fail-io"] if batch else []))
             load.check()
             if how == "quiesce":
                 before = device.counters()["redirected"]
