@@ -7,6 +7,7 @@
 
 #include "cli/command_line.h"
 #include "cli/output.h"
+#include "sys/process.h"
 
 namespace {
 
@@ -36,6 +37,7 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  ublk::keep_standard_fds();
   int status = ublk::cli::kFailed;
   try {
     status = run(argc, argv);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "sys/process.h"
 
+#include <fcntl.h>
 #include <linux/capability.h>
 #include <poll.h>
 #include <sched.h>
@@ -37,6 +38,15 @@ uint64_t status_value(const std::string& status, std::string_view name) {
 }
 
 }  // namespace
+
+void keep_standard_fds() {
+  for (const int fd : {0, 1, 2}) {
+    if (::fcntl(fd, F_GETFD) >= 0) continue;
+    // The lowest number that is free is this one. The root is there in any
+    // case, and takes no writes.
+    if (::open("/dev/null", O_RDWR) < 0) ::open("/", O_RDONLY | O_DIRECTORY);
+  }
+}
 
 void close_inherited_fds() {
   // Not there before 5.9, where ublk is not either.

@@ -13,6 +13,11 @@
 
 namespace ublk {
 
+// Opens /dev/null as each of descriptors 0 to 2 that is closed, so that nothing
+// else gets their numbers, and with them what is written there. Call it before
+// anything is opened.
+void keep_standard_fds();
+
 // Closes every descriptor from 3 on, so that a daemon does not keep its
 // starter's pipes, terminals and files alive.
 void close_inherited_fds();

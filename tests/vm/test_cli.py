@@ -111,6 +111,17 @@ def test_daemon_holds_on_to_nothing_of_its_parents(lab):
         assert os.readlink(f"/proc/{pid}/fd/{fd}") == "/dev/null"
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_descriptors_are_nobody_elses(lab, closed):
+    outcome = cli.run("add", "-t", "null", "-n", 60, "--size", MIB, prefix=["sh", "-c", f'exec "$@" {closed}', "sh"])
+    assert outcome.status == 0, str(outcome)
+    device = cli.Device(cli.ok("list", "-n", 60)["devices"][0])
+    lab.cleanup(device.delete)
+    assert device.state() == "live"
+    for fd in (0, 1, 2):
+        wait_for("a daemon's descriptors", lambda n=fd: os.readlink(f"/proc/{device.server_pid()}/fd/{n}") == "/dev/null", 5)
+
+
 def test_recover_brings_a_server_back(lab):
     device, _ = lab.loop_device(8, r=1)
     old = device.server_pid()
