@@ -9,6 +9,7 @@
 #include <chrono>
 #include <thread>
 
+#include "sys/mounts.h"
 #include "sys/process.h"
 
 namespace ublk {
@@ -71,8 +72,9 @@ std::string new_instance() {
 }
 
 void settle(const ServeHooks& hooks) {
-  if (auto left = leave_mounts(); !left) hooks.trouble(left.error());
-  if (auto became = become_io_server(); !became) hooks.trouble(became.error());
+  // Each is worth having without the others.
+  for (const auto step : {leave_mounts, stay_clear_of_reclaim, lock_memory})
+    if (auto done = step(); !done) hooks.trouble(done.error());
 }
 
 Result<void> wait_for_node(const Workplace& place, uint32_t dev_id) {

@@ -4,9 +4,7 @@
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <poll.h>
-#include <sched.h>
 #include <sys/mman.h>
-#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -15,8 +13,6 @@
 #include <cerrno>
 #include <charconv>
 #include <filesystem>
-#include <ranges>
-#include <sstream>
 #include <vector>
 
 #include "sys/text_file.h"
@@ -53,30 +49,13 @@ void close_inherited_fds() {
   ::close_range(3, ~0U, 0);
 }
 
-Result<void> leave_mounts() {
-  if (::unshare(CLONE_NEWNS) != 0)
-    return fail_sys(errno, "a mount namespace of its own");
-  if (::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0)
-    return fail_sys(errno, "making the mounts private");
-  const std::string table = TRY(read_text("/proc/self/mountinfo"));
-  std::vector<std::string> points;
-  std::istringstream lines(table);
-  for (std::string line; std::getline(lines, line);) {
-    std::istringstream words(line);
-    std::string id, parent, dev, root, point;
-    words >> id >> parent >> dev >> root >> point;
-    if (!point.empty() && point != "/") points.push_back(point);
-  }
-  // Names with blanks are escaped there and fail here: they go with the
-  // mount they are below of, or stay, which is no worse than before.
-  for (const auto& point : points | std::views::reverse)
-    ::umount2(point.c_str(), MNT_DETACH);
+Result<void> stay_clear_of_reclaim() {
+  if (::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) != 0)
+    return fail_sys(errno, "PR_SET_IO_FLUSHER");
   return {};
 }
 
-Result<void> become_io_server() {
-  if (::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) != 0)
-    return fail_sys(errno, "PR_SET_IO_FLUSHER");
+Result<void> lock_memory() {
   if (::mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) != 0)
     return fail_sys(errno, "mlockall");
   return {};

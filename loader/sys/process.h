@@ -22,16 +22,12 @@ void keep_standard_fds();
 // starter's pipes, terminals and files alive.
 void close_inherited_fds();
 
-// Leaves the mount namespace that the process was started in, for one that
-// holds only the root. A server whose namespace holds the file system on its
-// own device would, when it dies, unmount that file system and so wait for
-// itself. Files that are open stay usable. Needs CAP_SYS_ADMIN.
-Result<void> leave_mounts();
-
 // The thread's allocations do not wait for I/O that only this thread can
-// serve, and its memory, once touched, is not swapped out. Threads created
-// later inherit the first. Needs CAP_SYS_RESOURCE.
-Result<void> become_io_server();
+// serve. Threads created later inherit it. Needs CAP_SYS_RESOURCE.
+Result<void> stay_clear_of_reclaim();
+
+// The process's memory, once touched, is not swapped out. Needs CAP_IPC_LOCK.
+Result<void> lock_memory();
 
 // Whether the thread has CAP_SYS_ADMIN, where the kernel asks for it.
 bool is_admin();
