@@ -25,6 +25,11 @@ constexpr const char* kControlPath = "/dev/ublk-control";
 Error explain_open(Error error) {
   switch (error.code()) {
     case ENOENT:
+      if (::access("/sys/class/misc/ublk-control", F_OK) == 0)
+        return std::move(error).hint(
+            "the driver is there, but this /dev is a private one (a "
+            "container's?): give it the host's, a devtmpfs");
+      [[fallthrough]];
     case ENXIO:
     case ENODEV:
       return std::move(error).hint("no ublk driver: modprobe ublk_drv");

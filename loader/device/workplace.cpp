@@ -11,6 +11,7 @@
 
 #include "sys/mounts.h"
 #include "sys/process.h"
+#include "sys/text_file.h"
 
 namespace ublk {
 
@@ -21,6 +22,19 @@ using std::chrono::steady_clock;
 
 constexpr auto kNodeWait = 5s;
 constexpr auto kRetryPeriod = 5ms;
+
+// Where the kernel makes nodes there is nothing to wait for.
+Result<void> check_node(const Workplace& place, uint32_t dev_id) {
+  const std::string name = fmt("ublkc{}", dev_id);
+  if (!place.devtmpfs ||
+      ::faccessat(place.dev_dir.get(), name.c_str(), F_OK, 0) == 0 ||
+      errno != ENOENT)
+    return {};
+  return std::unexpected(
+      Error::sys(ENOENT, fmt("{}: open", char_path(dev_id)))
+          .hint("the kernel has made it, but this /dev is a private one (a "
+                "container's?): give it the host's, a devtmpfs"));
+}
 
 // udev, where there is no devtmpfs, makes the node some time after the driver
 // has announced it. And the driver lets the next server in only when the
@@ -61,8 +75,10 @@ Result<Workplace> Workplace::open(const ServeHooks& hooks) {
   StateStore states = TRY(StateStore::open());
   UniqueFd dev_dir = TRY(UniqueFd::open("/dev", O_PATH | O_DIRECTORY));
   UniqueFd proc_dir = TRY(UniqueFd::open("/proc", O_PATH | O_DIRECTORY));
+  const bool devtmpfs =
+      read_text("/proc/filesystems").value_or("").contains("\tdevtmpfs\n");
   return Workplace{std::move(control), std::move(states), std::move(dev_dir),
-                   std::move(proc_dir)};
+                   std::move(proc_dir), devtmpfs};
 }
 
 std::string new_instance() {
@@ -78,6 +94,7 @@ void settle(const ServeHooks& hooks) {
 }
 
 Result<void> wait_for_node(const Workplace& place, uint32_t dev_id) {
+  TRY(check_node(place, dev_id));
   const std::string name = fmt("ublkc{}", dev_id);
   const auto until = steady_clock::now() + kNodeWait;
   while (
@@ -97,6 +114,7 @@ Result<void> wait_for_node(const Workplace& place, uint32_t dev_id) {
 Result<std::unique_ptr<Server>> make_server(
     Workplace& place, Target target, const ublksrv_ctrl_dev_info& info,
     const std::map<uint16_t, std::vector<uint16_t>>& affinity) {
+  TRY(check_node(place, info.dev_id));
   UniqueFd char_fd = TRY(open_char(place.dev_dir, info.dev_id));
   const auto cpus = TRY(queue_cpus(place.control, info, affinity));
   return Server::create(std::move(target), std::move(char_fd), info, cpus);

@@ -21,6 +21,7 @@ struct Workplace {
   StateStore states;
   UniqueFd dev_dir;
   UniqueFd proc_dir;
+  bool devtmpfs = false;  // the kernel makes the nodes, before it says so
 
   static Result<Workplace> open(const ServeHooks& hooks);
 };

@@ -5,12 +5,14 @@ import json
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import cli
 import pytest
 from blockio import MIB, fio_verify
 from cli import wait_for
+from test_badinput import FAILED, check_refusal
 
 STATE = Path("/run/ublk-bpf")
 
@@ -120,6 +122,16 @@ def test_closed_descriptors_are_nobody_elses(lab, closed):
     assert device.state() == "live"
     for fd in (0, 1, 2):
         wait_for("a daemon's descriptors", lambda n=fd: os.readlink(f"/proc/{device.server_pid()}/fd/{n}") == "/dev/null", 5)
+
+
+def test_private_dev_is_named_at_once(lab):
+    """As in a container: the driver's node is not there."""
+    script = 'c=$(stat -c "%Hr %Lr" /dev/ublk-control) && mount -t tmpfs none /dev && mknod /dev/null c 1 3 && mknod /dev/zero c 1 5 && {} exec "$@"'
+    for mknod, words in (("mknod /dev/ublk-control c $c &&", "ublkc.*private"), ("", "ublk-control.*private")):
+        begin = time.monotonic()
+        outcome = cli.run("add", "-t", "null", "--size", MIB, "--json", prefix=["unshare", "-m", "sh", "-c", script.format(mknod), "sh"])
+        check_refusal(outcome, words, FAILED, "ENOENT")
+        assert time.monotonic() - begin < cli.seconds(4), "it waits for what cannot come"
 
 
 def test_recover_brings_a_server_back(lab):
