@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include "cli/command_line.h"
 
+#include <algorithm>
+#include <optional>
+#include <string_view>
+
 #include "cli/app.h"
 
 namespace ublk::cli {
@@ -111,6 +115,7 @@ std::unique_ptr<CLI::App> make_app(Options& options) {
   app->set_version_flag("--version",
                         std::string("ublk-bpf ") + UBLK_BPF_VERSION);
   app->require_subcommand(1);
+  app->add_flag("--json", options.json, "print JSON");
   app->footer(
       "Exit status: 0 done, 1 failed, 2 used wrongly.\n"
       "ublk-bpf help COMMAND has the options and examples.");
@@ -129,6 +134,25 @@ std::unique_ptr<CLI::App> make_app(Options& options) {
   return app;
 }
 
+namespace {
+
+// The word in the place of the command, if it is none. The parser only says
+// that one is required.
+std::optional<std::string> unknown_command(int argc, const char* const* argv) {
+  for (int i = 1; i < argc; i++) {
+    const std::string_view word = argv[i];
+    if (word.starts_with('-') && word != "-") continue;
+    const auto is_it = [&](const Command& command) {
+      return word == command.name || (command.alias && word == command.alias);
+    };
+    if (std::ranges::any_of(commands(), is_it)) return std::nullopt;
+    return std::string(word);
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
 Parsed parse(int argc, const char* const* argv) {
   Parsed parsed;
   const auto app = make_app(parsed.options);
@@ -139,6 +163,8 @@ Parsed parse(int argc, const char* const* argv) {
     const int code = app->exit(e, out, err);
     parsed.status = code == 0 ? kDone : kUsedWrongly;
     parsed.text = code == 0 ? out.str() : std::string(e.what());
+    if (const auto word = unknown_command(argc, argv); code != 0 && word)
+      parsed.text = fmt("'{}': is not a command", *word);
   }
   return parsed;
 }

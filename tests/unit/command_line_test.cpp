@@ -47,6 +47,25 @@ TEST(CommandLine, UsedWronglySaysWhat) {
   }
 }
 
+TEST(CommandLine, NamesACommandThatThereIsNot) {
+  for (const Args& args : {Args{"frobnicate"}, Args{"--json", "frobnicate"},
+                           Args{"frobnicate", "--json", "-n", "0"}})
+    EXPECT_EQ(parsed(args).text, "'frobnicate': is not a command");
+  // Of a command that there is, what is wrong with it is said.
+  EXPECT_EQ(parsed({"detach"}).text.find("'detach'"), std::string::npos);
+}
+
+TEST(CommandLine, JsonMayComeBeforeTheCommand) {
+  for (const Args& args : {Args{"--json", "list"}, Args{"list", "--json"},
+                           Args{"--json", "list", "--json"}}) {
+    const Parsed p = parsed(args);
+    EXPECT_EQ(p.text, "");
+    EXPECT_EQ(p.options.command, "list");
+    EXPECT_TRUE(p.options.json);
+  }
+  EXPECT_FALSE(parsed({"list"}).options.json);
+}
+
 TEST(CommandLine, HelpAndVersionAreNoError) {
   std::vector<Args> cases = {{"--help"}, {"--version"}};
   for (const Command& command : commands())
