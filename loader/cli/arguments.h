@@ -34,6 +34,9 @@ class Arguments {
   void ignored(const char* names, std::string& value);
   // -n and --dev, the same for every command. Stays as it is if not given.
   void device(int64_t& dev_id, bool required);
+  // --changed-file, the same for every command that opens a device's file
+  // again.
+  void changed_file(bool& value);
   // After the options: more to know, and examples.
   void footer(const char* text);
 

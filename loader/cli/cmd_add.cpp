@@ -158,6 +158,7 @@ Result<AddRequest> add_request(const AddOptions& options) {
                 "-b and -g exclude each other: a batch has a write's data");
   request.bpf = !options.no_bpf;
   request.part_scan = !options.no_part_scan;
+  request.shared = options.shared;
   request.unprivileged = options.unprivileged;
   if (options.unprivileged) TRY(check_unprivileged(request));
   return request;
@@ -218,6 +219,8 @@ void define_add(Arguments& command, Options& options) {
   command.flag("--read-only", add.read_only, "nothing can be written");
   command.flag("--buffered,--buffered_io", add.buffered,
                "through the page cache, not O_DIRECT");
+  command.flag("--shared", add.shared,
+               "even if another device writes to the same bytes of the file");
   command.toggle("-r,--user_recovery", add.recovery,
                  "keep the device when its server dies, see recover");
   command.toggle("-i,--user_recovery_reissue", add.reissue,

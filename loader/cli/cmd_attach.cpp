@@ -40,6 +40,7 @@ void define_attach(Arguments& command, Options& options) {
                 "what the device's target serves)");
   command.texts("--set", attach.knobs, "KNOB=VALUE",
                 "value of a const volatile variable");
+  command.changed_file(options.changed_file);
   command.flag("--replace", attach.replace,
                "take the place of the attached program");
   command.flag("--no-inline", attach.no_inline,
@@ -63,6 +64,7 @@ int run_attach(const Options& options) {
   const auto dev_id = static_cast<uint32_t>(options.dev_id);
   auto request = attach_request(dev_id, options.attach);
   if (!request) return report(request.error(), options.json, kUsedWrongly);
+  request->changed_file = options.changed_file;
   auto control = Control::open(options.control());
   if (!control) return report(control.error(), options.json);
   const StateStore states = StateStore::open_existing();

@@ -15,6 +15,7 @@ void define_resize(Arguments& command, Options& options) {
                "what it has from now on: bytes, or K, M, G, T (default: its "
                "file's)");
   command.flag("--shrink", options.shrink, "it may become smaller");
+  command.changed_file(options.changed_file);
   command.footer(
       "While it is in use; a file system is to be told afterwards, or before "
       "the device shrinks.\n"
@@ -25,7 +26,7 @@ void define_resize(Arguments& command, Options& options) {
 }
 
 int run_resize(const Options& options) {
-  NewSize size{.shrink = options.shrink};
+  NewSize size{.shrink = options.shrink, .changed_file = options.changed_file};
   if (!options.add.size.empty()) {
     const auto bytes = parse_size(options.add.size);
     if (!bytes)

@@ -9,6 +9,7 @@ void define_takeover(Arguments& command, Options& options) {
   command.flag("--with-others", options.with_others,
                "all devices that its server has or had: they get one new "
                "server");
+  command.changed_file(options.changed_file);
   command.flag("--foreground", options.foreground,
                "serve in this process, until SIGTERM or SIGINT");
   command.footer(
@@ -24,7 +25,8 @@ int run_takeover(const Options& options) {
   return run_server(options, options.foreground, [&](const ServeHooks& hooks) {
     return serve_recovered({.dev_id = static_cast<uint32_t>(options.dev_id),
                             .how = Succession::of_a_live_one,
-                            .with_others = options.with_others},
+                            .with_others = options.with_others,
+                            .changed_file = options.changed_file},
                            hooks);
   });
 }

@@ -69,6 +69,12 @@ void Arguments::device(int64_t& dev_id, bool required) {
   if (required) option->required();
 }
 
+void Arguments::changed_file(bool& value) {
+  flag("--changed-file", value,
+       "even if the file that has the name is not the one that the device was "
+       "added with");
+}
+
 void Arguments::footer(const char* text) { app_.footer(text); }
 
 const std::vector<Command>& commands() {

@@ -31,6 +31,7 @@ struct AddOptions {
   std::string max_io = "1M";
   bool read_only = false;
   bool buffered = false;
+  bool shared = false;
   bool recovery = false;
   bool reissue = false;
   bool fail_io = false;
@@ -89,6 +90,7 @@ struct Options {
   uint32_t deadline = 30;  // likewise
   bool asynchronous = false;
   bool shrink = false;
+  bool changed_file = false;
   bool fail_io = false;
   bool dry_run = false;
   uint32_t queue = 0;

@@ -13,6 +13,7 @@
 
 #include "cli/output.h"
 #include "device/gc.h"
+#include "sys/names.h"
 #include "sys/process.h"
 #include "sys/unique_fd.h"
 
@@ -74,7 +75,7 @@ class Messenger {
               {"hint", error.hint_text()},
               {"detail", error.detail_text()}}}});
     else
-      ::syslog(LOG_DAEMON | LOG_ERR, "%s", error.line().c_str());
+      ::syslog(LOG_DAEMON | LOG_ERR, "%s", one_line(error.line()).c_str());
   }
 
  private:

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT
 #include "cli/output.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
 #include "server/data_path.h"
+#include "sys/names.h"
 
 namespace ublk::cli {
 
@@ -24,6 +26,16 @@ json error_to_json(const Error& error) {
                                                  : json(error.hint_text())}};
   if (!error.detail_text().empty()) out["log"] = error.detail_text();
   return out;
+}
+
+// Names that are not UTF-8 are there exactly, too.
+void put_names(json& out, const char* key,
+               const std::vector<std::string>& names) {
+  out[key] = names;
+  if (std::ranges::all_of(names, is_utf8)) return;
+  json& encoded = out[fmt("{}_bytes", key)] = json::array();
+  for (const std::string& name : names)
+    encoded.push_back(percent_encoded(name));
 }
 
 json server_to_json(const ServerStats& server) {
@@ -72,7 +84,9 @@ json bpf_to_json(const Device& device) {
   if (attached) {
     out["program"] = attached->program;
     out["object"] = attached->object;
-    out["files"] = attached->files;
+    if (!is_utf8(attached->object))
+      out["object_bytes"] = percent_encoded(attached->object);
+    put_names(out, "files", attached->files);
     for (const auto& [name, value] : attached->knobs)
       out["knobs"][name] = json::parse(value, nullptr, false);
   }
@@ -104,7 +118,7 @@ std::string bpf_text(const Device& device) {
   std::string text = info.prog_id == 0 ? std::string("none attached")
                      : attached
                          ? fmt("program {} id {} object {}", attached->program,
-                               info.prog_id, attached->object)
+                               info.prog_id, shown_name(attached->object))
                          : fmt("program id {}", info.prog_id);
   text += fmt(", redirected {} passed {} dropped {} aborted {} failed {}",
               info.redirected, info.passed, info.dropped, info.aborted,
@@ -136,7 +150,7 @@ json device_to_json(const Device& device) {
                    ? json(device.state->target.over)
                    : json(nullptr)},
       {"faults", known ? json(device.state->target.faults) : json::array()},
-      {"files", known ? json(device.state->target.files) : json::array()},
+      {"files", json::array()},
       {"nr_hw_queues", info.nr_hw_queues},
       {"queue_depth", info.queue_depth},
       {"size_bytes", device.size_bytes()},
@@ -150,6 +164,7 @@ json device_to_json(const Device& device) {
       {"stuck", device.stuck ? json(device.stuck->message()) : json(nullptr)},
       {"server", nullptr},
       {"bpf", nullptr}};
+  if (known) put_names(out, "files", device.state->target.files);
   if (device.server) out["server"] = server_to_json(*device.server);
   if (device.bpf) out["bpf"] = bpf_to_json(device);
   return out;
@@ -208,14 +223,16 @@ void say(const std::string& line) { std::fputs((line + "\n").c_str(), stdout); }
 int report(const Error& error, bool json_wanted, ExitStatus status) {
   if (json_wanted) say(error_json(error));
   std::fflush(stdout);
-  std::string lines = fmt("ublk-bpf: {}\n", error.line()) + error.detail_text();
+  std::string lines =
+      fmt("ublk-bpf: {}\n", one_line(error.line())) + error.detail_text();
   if (!lines.ends_with('\n')) lines += '\n';
   std::fputs(lines.c_str(), stderr);
   return status;
 }
 
 void warn(const Error& error) {
-  std::fputs(fmt("ublk-bpf: warning: {}\n", error.line()).c_str(), stderr);
+  std::fputs(fmt("ublk-bpf: warning: {}\n", one_line(error.line())).c_str(),
+             stderr);
 }
 
 std::string device_line(const Device& device) {
@@ -269,8 +286,8 @@ std::string device_text(const Device& device) {
     const TargetSpec& target = device.state->target;
     text += "\ttarget " + target.type;
     if (!target.over.empty()) text += " over " + target.over;
-    for (const auto& file : target.files) text += " " + file;
-    for (const auto& rule : target.faults) text += " fault " + rule;
+    for (const auto& file : target.files) text += " " + shown_name(file);
+    for (const auto& rule : target.faults) text += " fault " + shown_name(rule);
     text += fmt(" recovery {} data path {}{}{}\n", recovery_name(info.flags),
                 data_path_of(info.flags).name,
                 info.flags & UBLK_F_BATCH_IO ? " in batches" : "",

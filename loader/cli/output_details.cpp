@@ -6,6 +6,7 @@
 
 #include "cli/output.h"
 #include "sys/cpu_list.h"
+#include "sys/names.h"
 
 namespace ublk::cli {
 
@@ -116,11 +117,11 @@ std::string orphans_json(const std::vector<Orphan>& orphans) {
 }
 
 std::string orphan_text(const Orphan& orphan, bool dry_run) {
-  const std::string what = orphan.kind == Orphan::Kind::device
-                               ? device_name(orphan.dev_id)
-                           : orphan.kind == Orphan::Kind::state
-                               ? fmt("{}/{}.json", state_dir(), orphan.dev_id)
-                               : fmt("{}/{}", state_dir(), orphan.file);
+  const std::string what =
+      orphan.kind == Orphan::Kind::device ? device_name(orphan.dev_id)
+      : orphan.kind == Orphan::Kind::state
+          ? fmt("{}/{}.json", state_dir(), orphan.dev_id)
+          : fmt("{}/{}", state_dir(), shown_name(orphan.file));
   return fmt("{}: {}: {}", what, orphan.why,
              !orphan.cleared ? "kept"
              : dry_run       ? "would be cleared"

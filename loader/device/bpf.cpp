@@ -5,6 +5,7 @@
 #include <sys/sysmacros.h>
 
 #include <cerrno>
+#include <charconv>
 #include <memory>
 
 #include "device/device.h"
@@ -12,6 +13,7 @@
 #include "prog/face.h"
 #include "prog/object.h"
 #include "sys/backing.h"
+#include "sys/borrow.h"
 
 namespace ublk {
 
@@ -85,24 +87,63 @@ Result<void> check_ring(const Device& device, const StateStore& states,
           .hint("no I/O of such a ring would ever end"));
 }
 
+// The file that the device's server has, be it through its own descriptor.
+Result<Backing> open_own(const Device& device, size_t index,
+                         const AttachRequest& request) {
+  const TargetSpec& spec = device.state->target;
+  const std::string& path = spec.files[index];
+  BackingOptions options{.read_only = device.read_only(),
+                         .buffered = request.buffered || spec.buffered};
+  if (request.changed_file || index >= spec.identities.size())
+    return Backing::open(path, options);
+  const FileIdentity& identity = spec.identities[index];
+  const UniqueFd borrowed = borrow_file(device.server ? device.server->pid : 0,
+                                        identity, !device.read_only());
+  if (borrowed.valid()) options.again = borrowed.get();
+  Backing file = TRY(Backing::open(path, options));
+  TRY(file.check_is(identity));
+  return file;
+}
+
+// What is beyond its end would be I/O errors.
+Result<void> check_size(const Device& device, const Backing& file,
+                        uint64_t offset) {
+  if (file.size_bytes >= offset &&
+      file.size_bytes - offset >= device.size_bytes())
+    return {};
+  return fail(EINVAL, "{}: has {} bytes, {} needs {} from {} on", file.path,
+              file.size_bytes, device_name(device.info.dev_id),
+              device.size_bytes(), offset);
+}
+
 Result<std::vector<Backing>> open_files(const Device& device,
                                         const StateStore& states,
-                                        const AttachRequest& request) {
-  std::vector<std::string> paths = request.files;
-  bool buffered = request.buffered;
-  if (paths.empty() && device.state) {
-    paths = device.state->target.files;
-    buffered |= device.state->target.buffered;
-  }
+                                        const AttachRequest& request,
+                                        uint64_t offset) {
   std::vector<Backing> files;
-  for (const auto& path : paths) {
-    Backing file = TRY(Backing::open(
-        path, {.read_only = device.read_only(), .buffered = buffered}));
+  for (const auto& path : request.files)
+    files.push_back(TRY(Backing::open(path, {.read_only = device.read_only(),
+                                             .buffered = request.buffered})));
+  if (request.files.empty() && device.state)
+    for (size_t i = 0; i < device.state->target.files.size(); i++) {
+      files.push_back(TRY(open_own(device, i, request)));
+      TRY(check_size(device, files.back(), offset));
+    }
+  for (const Backing& file : files) {
     TRY(check_file(device, file));
     TRY(check_ring(device, states, file));
-    files.push_back(std::move(file));
   }
   return files;
+}
+
+// Where the program has the device's first byte in its file.
+uint64_t offset_of(const Knobs& knobs, const Device& device) {
+  uint64_t offset = device.state ? device.state->target.offset_bytes : 0;
+  const auto values = knobs.values();
+  if (const auto it = values.find("offset"); it != values.end())
+    std::from_chars(it->second.data(), it->second.data() + it->second.size(),
+                    offset);
+  return offset;
 }
 
 Result<void> set_knobs(Knobs& knobs, const Device& device,
@@ -195,7 +236,8 @@ Result<std::chrono::nanoseconds> attach_program(Control& control,
   ProgramObject object = TRY(ProgramObject::open(request.object, face));
   const std::string program = TRY(object.choose(request.program));
   TRY(set_knobs(object.knobs(), device, request));
-  const std::vector<Backing> files = TRY(open_files(device, states, request));
+  const std::vector<Backing> files = TRY(open_files(
+      device, states, request, offset_of(object.knobs(), device)));
   // Afterwards they cannot be read any more.
   AttachedState attached{.prog_id = 0,
                          .program = program,

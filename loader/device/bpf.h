@@ -21,6 +21,8 @@ struct AttachRequest {
   std::vector<std::pair<std::string, std::string>> knobs;
   uint32_t flags = 0;  // UBLK_BPF_ATTACH_F_*
   bool buffered = false;
+  // The target's file may be another one than the device was added with.
+  bool changed_file = false;
 };
 
 // Loads a program and attaches it. The attachment outlives this process and

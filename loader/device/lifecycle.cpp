@@ -146,8 +146,10 @@ Result<uint64_t> resize_device(Control& control, const StateStore& states,
   if (device.state) {
     spec = device.state->target;
     spec->size_bytes = size.bytes;
+    if (size.changed_file) spec->identities.clear();
     if (size.bytes || TRY(file_target(*spec))->takes_file) {
       const uint64_t gives = TRY_IN(device_name(dev_id), size_of(*spec));
+      spec->identities = device.state->target.identities;
       if (!wanted.bytes) wanted.bytes = gives;
     }
   }

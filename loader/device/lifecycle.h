@@ -89,8 +89,9 @@ Result<void> check_quiesce(const ublksrv_ctrl_dev_info& info,
 Result<void> give_to_owner(Control& control, uint32_t dev_id);
 
 struct NewSize {
-  uint64_t bytes = 0;   // 0: that of the file that the target serves
-  bool shrink = false;  // may be less than it is
+  uint64_t bytes = 0;         // 0: that of the file that the target serves
+  bool shrink = false;        // may be less than it is
+  bool changed_file = false;  // which is not the one that it was added with
 };
 // Of a live or quiesced device, while it is in use. Returns what it is now.
 Result<uint64_t> resize_device(Control& control, const StateStore& states,

@@ -98,11 +98,14 @@ Result<DeviceState> state_of(const StateStore& states, uint32_t dev_id) {
 }
 
 // What a file has lost meanwhile would be read as errors, and overwritten.
-Result<void> check_size(Control& control, uint32_t dev_id,
+Result<void> check_file(Control& control, uint32_t dev_id,
                         const Target& target) {
-  const uint64_t had = TRY(control.params(dev_id)).basic.dev_sectors;
-  const uint64_t has = target.params.basic.dev_sectors;
-  if (has >= had || target.spec.files.empty()) return {};
+  if (target.spec.files.empty()) return {};
+  const ublk_param_basic device = TRY(control.params(dev_id)).basic;
+  const ublk_param_basic& file = target.params.basic;
+  const uint64_t had = device.dev_sectors;
+  const uint64_t has = file.dev_sectors;
+  if (has >= had) return {};
   return std::unexpected(
       Error::plain(EINVAL,
                    fmt("{}: {} has {} bytes of the {} that the device has",
@@ -119,7 +122,9 @@ struct Heir {
   bool live = false;
 };
 
-Result<Heir> examine(Workplace& place, uint32_t dev_id, Succession how) {
+Result<Heir> examine(Workplace& place, const RecoverRequest& request,
+                     uint32_t dev_id) {
+  const Succession how = request.how;
   const auto before = TRY(place.control.info(dev_id));
   DeviceState state = TRY(state_of(place.states, dev_id));
   if (!(before.flags & UBLK_F_USER_RECOVERY))
@@ -127,8 +132,10 @@ Result<Heir> examine(Workplace& place, uint32_t dev_id, Succession how) {
   const bool live =
       how == Succession::of_a_live_one && before.state == UBLK_S_DEV_LIVE;
   if (live) TRY(check_takeover(before));
-  Target target = TRY(open_target(state.target));
-  TRY(check_size(place.control, dev_id, target));
+  if (request.changed_file) state.target.identities.clear();
+  Target target = TRY_IN(device_name(dev_id), open_target(state.target));
+  TRY(check_file(place.control, dev_id, target));
+  state.target.identities = target.spec.identities;
   return Heir{before, std::move(state), std::move(target), live};
 }
 
@@ -173,10 +180,14 @@ Result<Served> succeed(Workplace& place, Heir heir) {
   return std::unexpected(std::move(started).error());
 }
 
+// And what its files are, which may be others now.
 Result<void> note_server(Workplace& place, uint32_t dev_id,
-                         const std::string& server) {
-  return place.states.change(
-      dev_id, [&](DeviceState& state) { state.server = server; });
+                         const std::string& server,
+                         const std::vector<FileIdentity>& files) {
+  return place.states.change(dev_id, [&](DeviceState& state) {
+    state.server = server;
+    state.target.identities = files;
+  });
 }
 
 }  // namespace
@@ -190,7 +201,7 @@ Result<void> serve_recovered(const RecoverRequest& request,
           : std::vector{request.dev_id};
   std::vector<Heir> heirs;
   for (const uint32_t dev_id : dev_ids)
-    heirs.push_back(TRY(examine(place, dev_id, request.how)));
+    heirs.push_back(TRY(examine(place, request, dev_id)));
   UniqueFd held = TRY(place.states.hold(StateStore::Hold::shared));
   settle(hooks);
   const std::string server = new_instance();
@@ -202,10 +213,11 @@ Result<void> serve_recovered(const RecoverRequest& request,
   };
   for (Heir& heir : heirs) {
     const uint32_t dev_id = heir.before.dev_id;
+    const auto files = heir.state.target.identities;
     auto one = succeed(place, std::move(heir));
     if (!one) return give_up(std::move(one).error());
     served.push_back(std::move(*one));
-    if (auto noted = note_server(place, dev_id, server); !noted)
+    if (auto noted = note_server(place, dev_id, server, files); !noted)
       hooks.trouble(noted.error());
     auto device = describe(place.control, place.states, dev_id);
     if (!device) return give_up(std::move(device).error());

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "device/driver_flags.h"
+#include "device/overlap.h"
 #include "device/state.h"
 #include "device/workplace.h"
 #include "server/server.h"
@@ -143,6 +144,10 @@ Result<void> serve_new(const std::vector<AddRequest>& requests,
     opened.push_back(TRY(open_request(request, features)));
   for (const Opened& one : opened)
     if (one.target.remark) hooks.trouble(*one.target.remark);
+  std::vector<TargetSpec> claims;
+  for (const Opened& one : opened)
+    if (!one.request.shared) claims.push_back(claim_of(one.target));
+  TRY(check_claims(place.control, place.states, claims));
   UniqueFd held = TRY(place.states.hold(StateStore::Hold::shared));
   if (is_admin()) settle(hooks);
 
@@ -156,6 +161,11 @@ Result<void> serve_new(const std::vector<AddRequest>& requests,
     TRY(bring_up(place, std::move(one), info, added.back()->served(), server));
     live.push_back(TRY(describe(place.control, place.states, info.dev_id)));
   }
+  // Who adds one at the same time has not seen ours, or not been seen: the one
+  // that is live later sees the other.
+  std::vector<uint32_t> ours;
+  for (const Device& device : live) ours.push_back(device.info.dev_id);
+  TRY(check_claims(place.control, place.states, claims, ours));
   if (!hooks.live(live))
     return fail(ECANCELED,
                 "{}: is deleted again: the command that was to add "

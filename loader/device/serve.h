@@ -26,6 +26,7 @@ struct AddRequest {
   bool batch = false;     // UBLK_F_BATCH_IO
   bool bpf = true;        // UBLK_F_BPF where the driver offers it
   bool part_scan = true;  // false: UBLK_F_NO_AUTO_PART_SCAN
+  bool shared = false;    // the file's bytes may be another device's too
   // UBLK_F_UNPRIVILEGED_DEV: by a user who is not root. Copies, cannot be
   // recovered, and has no program.
   bool unprivileged = false;
@@ -58,10 +59,11 @@ struct RecoverRequest {
   Succession how = Succession::of_a_dead_one;
   // All that its server has, or had when it ended, get one new server.
   bool with_others = false;
+  bool changed_file = false;  // which need not be what they were added with
 };
 // Serves devices from their states, in place of their server. An error before
 // anything is done to them changes nothing; after a later one they all wait for
-// the next attempt.
+// the next attempt. ESTALE: a file is another one by now.
 Result<void> serve_recovered(const RecoverRequest& request,
                              const ServeHooks& hooks);
 

@@ -15,6 +15,7 @@
 #include <thread>
 #include <utility>
 
+#include "sys/names.h"
 #include "sys/text_file.h"
 
 namespace ublk {
@@ -34,18 +35,71 @@ std::optional<uint32_t> id_of_file(const std::string& name) {
   return file_name(id) == name ? std::optional(id) : std::nullopt;
 }
 
+// JSON's strings are UTF-8, names are any bytes: those that are not are there
+// twice, as `key` for who reads it and as `key`_bytes for who opens the file.
+void put_name(json& out, const char* key, const std::string& name) {
+  out[key] = name;
+  if (!is_utf8(name)) out[fmt("{}_bytes", key)] = percent_encoded(name);
+}
+
+void put_names(json& out, const char* key,
+               const std::vector<std::string>& names) {
+  out[key] = names;
+  if (std::ranges::all_of(names, is_utf8)) return;
+  json& encoded = out[fmt("{}_bytes", key)] = json::array();
+  for (const std::string& name : names)
+    encoded.push_back(percent_encoded(name));
+}
+
+std::string name_of_bytes(const json& encoded) {
+  auto name = percent_decoded(encoded.get_ref<const std::string&>());
+  if (!name)
+    throw json::out_of_range::create(406, name.error().message(), &encoded);
+  return std::move(*name);
+}
+
+void get_name(const json& from, const char* key, std::string& name) {
+  from.at(key).get_to(name);
+  if (const auto it = from.find(fmt("{}_bytes", key)); it != from.end())
+    name = name_of_bytes(*it);
+}
+
+void get_names(const json& from, const char* key,
+               std::vector<std::string>& names) {
+  from.at(key).get_to(names);
+  const auto it = from.find(fmt("{}_bytes", key));
+  if (it == from.end()) return;
+  names.clear();
+  for (const json& encoded : it->get_ref<const json::array_t&>())
+    names.push_back(name_of_bytes(encoded));
+}
+
+json identity_to_json(const FileIdentity& identity) {
+  return {{"is_block", identity.is_block},
+          {"dev", identity.dev},
+          {"ino", identity.ino},
+          {"born_ns", identity.born_ns},
+          {"diskseq", identity.diskseq},
+          {"first_sector", identity.first_sector},
+          {"disk_id", percent_encoded(identity.disk_id)}};
+}
+
 json target_to_json(const TargetSpec& spec) {
-  return {{"type", spec.type},
-          {"files", spec.files},
-          {"size_bytes", spec.size_bytes},
-          {"offset_bytes", spec.offset_bytes},
-          {"block_bytes", spec.block_bytes},
-          {"max_io_bytes", spec.max_io_bytes},
-          {"read_only", spec.read_only},
-          {"buffered", spec.buffered},
-          {"over", spec.over},
-          {"faults", spec.faults},
-          {"fill", spec.fill}};
+  json out = {{"type", spec.type},
+              {"size_bytes", spec.size_bytes},
+              {"offset_bytes", spec.offset_bytes},
+              {"block_bytes", spec.block_bytes},
+              {"max_io_bytes", spec.max_io_bytes},
+              {"read_only", spec.read_only},
+              {"buffered", spec.buffered},
+                      {"over", spec.over},
+              {"faults", spec.faults},
+              {"fill", spec.fill}};
+  put_names(out, "files", spec.files);
+  json& identities = out["identities"] = json::array();
+  for (const FileIdentity& identity : spec.identities)
+    identities.push_back(identity_to_json(identity));
+  return out;
 }
 
 // The library would convert whatever number it finds, and lose what does not
@@ -59,10 +113,22 @@ void get_number(const json& from, const char* key, T& number) {
   number = static_cast<T>(value.get<uint64_t>());
 }
 
+FileIdentity identity_from_json(const json& from) {
+  FileIdentity identity;
+  from.at("is_block").get_to(identity.is_block);
+  get_number(from, "dev", identity.dev);
+  get_number(from, "ino", identity.ino);
+  get_number(from, "born_ns", identity.born_ns);
+  get_number(from, "diskseq", identity.diskseq);
+  get_number(from, "first_sector", identity.first_sector);
+  identity.disk_id = name_of_bytes(from.at("disk_id"));
+  return identity;
+}
+
 TargetSpec target_from_json(const json& from) {
   TargetSpec spec;
   from.at("type").get_to(spec.type);
-  from.at("files").get_to(spec.files);
+  get_names(from, "files", spec.files);
   get_number(from, "size_bytes", spec.size_bytes);
   get_number(from, "offset_bytes", spec.offset_bytes);
   get_number(from, "block_bytes", spec.block_bytes);
@@ -73,6 +139,9 @@ TargetSpec target_from_json(const json& from) {
   spec.over = from.value("over", std::string());
   spec.faults = from.value("faults", std::vector<std::string>());
   spec.fill = from.value("fill", true);
+  if (const auto it = from.find("identities"); it != from.end())
+    for (const json& one : it->get_ref<const json::array_t&>())
+      spec.identities.push_back(identity_from_json(one));
   return spec;
 }
 
@@ -80,8 +149,8 @@ AttachedState attached_from_json(const json& from) {
   AttachedState attached;
   get_number(from, "prog_id", attached.prog_id);
   from.at("program").get_to(attached.program);
-  from.at("object").get_to(attached.object);
-  from.at("files").get_to(attached.files);
+  get_name(from, "object", attached.object);
+  get_names(from, "files", attached.files);
   from.at("knobs").get_to(attached.knobs);
   return attached;
 }
@@ -121,12 +190,13 @@ std::string state_to_json(const DeviceState& state) {
     for (const auto& [q_id, cpus] : state.affinity)
       affinity[std::to_string(q_id)] = cpus;
   }
-  if (const auto& attached = state.attached)
-    out["attached"] = {{"prog_id", attached->prog_id},
-                       {"program", attached->program},
-                       {"object", attached->object},
-                       {"files", attached->files},
-                       {"knobs", attached->knobs}};
+  if (const auto& attached = state.attached) {
+    json& to = out["attached"] = {{"prog_id", attached->prog_id},
+                                  {"program", attached->program},
+                                  {"knobs", attached->knobs}};
+    put_name(to, "object", attached->object);
+    put_names(to, "files", attached->files);
+  }
   return out.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
 }
 

@@ -21,13 +21,16 @@ namespace ublk {
 struct TargetSpec {
   std::string type;
   std::vector<std::string> files;
+  // What the files have to be, in their order; none: whatever they are. After
+  // they have been opened, what they are.
+  std::vector<FileIdentity> identities{};
   uint64_t size_bytes = 0;    // 0: what the file has, or the target's default
   uint64_t offset_bytes = 0;  // of the device's first byte in the file
   uint32_t block_bytes = 0;   // 0: the smallest that the file allows
   uint32_t max_io_bytes = 0;
   bool read_only = false;
   bool buffered = false;
-  std::string over{};                 // the target that `fault` wraps
+  std::string over{};       // the target that `fault` wraps
   std::vector<std::string> faults{};  // its rules, see server/fault_rule.h
   bool fill = true;  // null: reads give zeroes where the server has no buffer
 };

@@ -94,6 +94,7 @@ Result<void> init(Target& target) {
   const TargetSpec& spec = target.spec;
   Backing backing = TRY(Backing::open(
       spec.files[0], {.read_only = spec.read_only, .buffered = spec.buffered}));
+  if (!spec.identities.empty()) TRY(backing.check_is(spec.identities[0]));
   const uint32_t block = TRY(choose_block(target, backing));
   const uint64_t size = TRY(choose_size(target, backing, block));
   if (size % block)
@@ -104,6 +105,7 @@ Result<void> init(Target& target) {
   set_basic_params(target, size, block);
   set_limits(target, backing, block);
   target.spec.files[0] = backing.path;
+  target.spec.identities = {backing.identity};
   target.files.push_back(std::move(backing));
   return {};
 }

@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <filesystem>
 #include <memory>
 
 #include "sys/sizes.h"
@@ -41,6 +42,11 @@ Error explain_open(Error error, const BackingOptions& options) {
     return std::move(error).hint(
         "it cannot be written, which a device that is not read-only needs");
   return error;
+}
+
+// What to open it by.
+std::string path_of(const std::string& path, const BackingOptions& options) {
+  return options.again < 0 ? path : fmt("/proc/self/fd/{}", options.again);
 }
 
 // O_NOATIME is for the owner and root only, O_DIRECT not for every file
@@ -79,9 +85,12 @@ Result<void> learn_alignment(Backing& backing, const BackingOptions& options) {
   if (::statx(backing.fd.get(), "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) == 0 &&
       (stx.stx_mask & STATX_DIOALIGN)) {
     if (stx.stx_dio_offset_align == 0) {
+      // Not by its name, which may be another file's by now.
       const BackingOptions again{.read_only = options.read_only,
-                                 .buffered = true};
-      backing.fd = TRY(open_best(backing.path, again, backing.direct));
+                                 .buffered = true,
+                                 .again = backing.fd.get()};
+      backing.fd =
+          TRY(open_best(path_of(backing.path, again), again, backing.direct));
       return {};
     }
     backing.offset_align = stx.stx_dio_offset_align;
@@ -158,20 +167,31 @@ void learn_file(Backing& backing, const struct stat& st, bool read_only) {
   }
 }
 
+std::string name_of(const std::string& path, const struct stat& st,
+                    const BackingOptions& options) {
+  if (options.again >= 0) return path;
+  std::error_code ec;
+  if (S_ISBLK(st.st_mode)) {
+    const auto full = std::filesystem::absolute(path, ec);
+    return ec ? path : full.string();
+  }
+  const auto full = std::filesystem::canonical(path, ec);
+  return ec ? path : full.string();
+}
+
 }  // namespace
 
 Result<Backing> Backing::open(const std::string& path,
                               const BackingOptions& options) {
   struct stat st{};
+  const std::string by = path_of(path, options);
   // Before it is opened: to open a pipe would wait for its other end.
-  if (::stat(path.c_str(), &st) != 0)
+  if (::stat(by.c_str(), &st) != 0)
     return fail_sys(errno, "{}: looking at it", path);
   TRY(check_kind(path, st));
   Backing backing;
-  std::unique_ptr<char, decltype(&::free)> full(
-      ::realpath(path.c_str(), nullptr), &::free);
-  backing.path = full ? full.get() : path;
-  auto fd = open_best(path, options, backing.direct);
+  backing.path = name_of(path, st, options);
+  auto fd = open_best(by, options, backing.direct);
   if (!fd) return std::unexpected(explain_open(std::move(fd).error(), options));
   backing.fd = std::move(*fd);
   if (::fstat(backing.fd.get(), &st) != 0)
@@ -179,12 +199,23 @@ Result<Backing> Backing::open(const std::string& path,
   TRY(check_kind(path, st));
   backing.is_block = S_ISBLK(st.st_mode);
   backing.rdev = st.st_rdev;
+  backing.identity = TRY_IN(path, FileIdentity::of(backing.fd.get()));
   TRY(learn_alignment(backing, options));
   if (backing.is_block)
     TRY(learn_block(backing, options));
   else
     learn_file(backing, st, options.read_only);
   return backing;
+}
+
+Result<void> Backing::check_is(const FileIdentity& wanted) const {
+  if (identity.same_as(wanted)) return {};
+  return std::unexpected(
+      Error::plain(ESTALE,
+                   fmt("{}: is another file than the device's: it is {}, the "
+                       "device's is {}",
+                       path, identity.text(), wanted.text()))
+          .hint("put that one back, or take this one: --changed-file"));
 }
 
 }  // namespace ublk

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "sys/error.h"
+#include "sys/file_identity.h"
 #include "sys/unique_fd.h"
 
 namespace ublk {
@@ -14,13 +15,19 @@ namespace ublk {
 struct BackingOptions {
   bool read_only = false;
   bool buffered = false;  // no O_DIRECT, even where it works
+  // A descriptor of the file, which is opened through it once more: what has
+  // its name may be another file by now, or none. -1: by its name.
+  int again = -1;
 };
 
 // An open regular file or block device that holds a device's data, and what
 // it can do. Destruction closes the file; a program that is attached keeps
 // its own reference.
 struct Backing {
-  std::string path;  // absolute
+  // Absolute. Of a regular file without symbolic links; a disk's is as given:
+  // what the kernel calls it may be another disk next time.
+  std::string path;
+  FileIdentity identity{};
   UniqueFd fd;
   bool is_block = false;
   bool direct = false;  // open with O_DIRECT
@@ -42,6 +49,8 @@ struct Backing {
   // EISDIR and EINVAL: neither a regular file nor a block device.
   static Result<Backing> open(const std::string& path,
                               const BackingOptions& options);
+  // ESTALE: it is not this one; names both.
+  Result<void> check_is(const FileIdentity& wanted) const;
 };
 
 }  // namespace ublk

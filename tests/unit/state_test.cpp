@@ -52,6 +52,43 @@ TEST(State, ComesBackAsItWasWritten) {
   EXPECT_EQ(back->attached->knobs, sample().attached->knobs);
 }
 
+TEST(State, KeepsNamesThatAreNotUtf8) {
+  DeviceState state = sample();
+  state.target.files = {"/tmp/\xff\xfe%\n"};
+  state.attached->files = {"/a", "/\xc3"};
+  state.attached->object = "/\x80.o";
+  const std::string text = state_to_json(state);
+  const auto back = state_from_json(text);
+  ASSERT_TRUE(back) << back.error().line();
+  EXPECT_EQ(back->target.files, state.target.files);
+  EXPECT_EQ(back->attached->files, state.attached->files);
+  EXPECT_EQ(back->attached->object, state.attached->object);
+  EXPECT_NE(text.find("/tmp/%FF%FE%25%0A"), std::string::npos);
+  std::string bad = text;
+  EXPECT_EQ(
+      state_from_json(bad.replace(bad.find("%FF"), 3, "%FG")).error().code(),
+      EPROTO);
+}
+
+TEST(State, KeepsWhatTheFilesAre) {
+  DeviceState state = sample();
+  state.target.identities = {
+      {.dev = 1, .ino = UINT64_MAX, .born_ns = 1ULL << 60},
+      {.is_block = true,
+       .dev = 8,
+       .diskseq = 7,
+       .first_sector = 2048,
+       .disk_id = "naa.5\xff"}};
+  const auto back = state_from_json(state_to_json(state));
+  ASSERT_TRUE(back) << back.error().line();
+  ASSERT_EQ(back->target.identities.size(), 2U);
+  for (size_t i = 0; i < 2; i++) {
+    EXPECT_TRUE(back->target.identities[i].same_as(state.target.identities[i]));
+    EXPECT_EQ(back->target.identities[i].text(),
+              state.target.identities[i].text());
+  }
+}
+
 TEST(State, CutShortAnywhereIsRefused) {
   const std::string whole = state_to_json(sample());
   // Without the end of the line it is whole.

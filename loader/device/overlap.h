@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "ctrl/control.h"
+#include "device/state.h"
+#include "server/target.h"
+
+namespace ublk {
+
+// Two devices that write to the same bytes of a file, or of which one writes,
+// each with a file system's or a cache's idea of what is there, are a mistake
+// unless somebody says otherwise.
+//
+// `claims` are the targets of devices that are to be, as claim_of() has them.
+// EBUSY: two of them have bytes in common, or a device of ours has that is not
+// dead and not among `except`.
+TargetSpec claim_of(const Target& target);
+Result<void> check_claims(Control& control, const StateStore& states,
+                          const std::vector<TargetSpec>& claims,
+                          const std::vector<uint32_t>& except = {});
+
+}  // namespace ublk
