@@ -150,6 +150,24 @@ Result<void> learn_block(Backing& backing, const BackingOptions& options) {
   return {};
 }
 
+bool can_fallocate(const UniqueFd& fd, int mode, off_t at) {
+  return ::fallocate(fd.get(), mode | FALLOC_FL_KEEP_SIZE, at, 4096) == 0 ||
+         errno == ENOSPC || errno == EDQUOT;
+}
+
+// Zeroes take space, which ext4 does not let be freed beyond a file's end. So
+// this is tried on a file without a name beside it, if there can be one.
+bool can_zero(const Backing& backing, const struct stat& st, off_t end) {
+  const auto dir = std::filesystem::path(backing.path).parent_path();
+  const auto scratch =
+      UniqueFd::open(dir.string(), O_TMPFILE | O_RDWR, S_IRUSR | S_IWUSR);
+  struct stat beside{};
+  if (scratch && ::fstat(scratch->get(), &beside) == 0 &&
+      beside.st_dev == st.st_dev)
+    return can_fallocate(*scratch, FALLOC_FL_ZERO_RANGE, 0);
+  return can_fallocate(backing.fd, FALLOC_FL_ZERO_RANGE, end);
+}
+
 void learn_file(Backing& backing, const struct stat& st, bool read_only) {
   backing.size_bytes = static_cast<uint64_t>(st.st_size);
   const uint32_t block = std::min<uint32_t>(
@@ -157,14 +175,16 @@ void learn_file(Backing& backing, const struct stat& st, bool read_only) {
   backing.physical_bytes = std::max(block, backing.offset_align);
   backing.io_min_bytes = backing.physical_bytes;
   backing.io_opt_bytes = backing.physical_bytes;
-  // A hole beyond the end changes nothing, and tells whether holes work.
-  if (!read_only &&
-      ::fallocate(backing.fd.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                  (st.st_size + 4095) & ~4095L, 4096) == 0) {
-    backing.max_discard_bytes = UINT64_MAX;
-    backing.max_write_zeroes_bytes = UINT64_MAX;
-    backing.discard_granularity_bytes = block;
-  }
+  if (read_only) return;
+  // Beyond the end a hole changes nothing.
+  const off_t end = (st.st_size + 4095) & ~4095L;
+  const bool zeroes = can_zero(backing, st, end);
+  if (!can_fallocate(backing.fd, FALLOC_FL_PUNCH_HOLE, end)) return;
+  backing.max_discard_bytes = UINT64_MAX;
+  backing.discard_granularity_bytes = block;
+  // Zeroes that free space and zeroes that keep it have one limit. Where they
+  // are not announced the kernel writes them.
+  if (zeroes) backing.max_write_zeroes_bytes = UINT64_MAX;
 }
 
 std::string name_of(const std::string& path, const struct stat& st,

@@ -41,7 +41,7 @@ struct Backing {
   uint32_t physical_bytes = 512;
   uint32_t io_min_bytes = 512;
   uint32_t io_opt_bytes = 512;
-  // By fallocate(). 0: not supported.
+  // By fallocate(), in each mode that it takes. 0: not supported.
   uint64_t max_discard_bytes = 0;
   uint64_t max_write_zeroes_bytes = 0;
   uint32_t discard_granularity_bytes = 0;

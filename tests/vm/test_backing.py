@@ -8,7 +8,7 @@ import cli
 import pytest
 from blockio import MIB, Load, Opened, fio, fio_verify, pattern
 from cli import wait_for
-from lab import sh
+from lab import sysfs
 from leftovers import nothing_is_left  # noqa: F401 (a fixture)
 from test_badinput import FAILED, check_refusal
 from test_kill import kill_server, quiesced
@@ -86,6 +86,26 @@ def test_full_file_system(lab, fstype, buffered):
         assert f.read(MIB, MIB) == pattern(MIB, MIB)
         assert f.read(2 * MIB, MIB) == bytes(MIB)
     assert device.state() == "live" and device.server_pid() == pid
+
+
+@pytest.mark.face
+@pytest.mark.parametrize("fstype,can_zero", [("ext4", True), ("tmpfs", False)])
+def test_zeroes_are_announced_where_each_kind_of_them_works(lab, fstype, can_zero):
+    where = lab.ext4(16) if fstype == "ext4" else lab.mount("none", "tmpfs", "size=16m")
+    file = lab.file(where, 4 * MIB)
+    blocks = os.stat(file).st_blocks
+    device = lab.add("loop", file)
+    assert os.stat(file).st_blocks == blocks, "to try it has changed the file"
+    assert (int(sysfs(device.path, "queue/write_zeroes_max_bytes")) > 0) == can_zero
+    assert int(sysfs(device.path, "queue/discard_max_bytes")) > 0
+    device.attach("loop")
+    with Opened(device.path) as f:
+        for wipe in [f.zeroout, f.zero_range, f.discard, *([f.punch] if can_zero else [])]:
+            f.write(0, pattern(0, MIB))
+            wipe(0, MIB)
+            assert f.read(0, MIB) == bytes(MIB)
+    counters = device.counters()
+    assert counters["failed"] == 0 and counters["redirected"] > 0
 
 
 def test_file_that_was_deleted_is_served_on_and_not_recovered_without_it(lab):
