@@ -148,6 +148,7 @@ Result<AddRequest> add_request(const AddOptions& options) {
   spec.max_io_bytes = static_cast<uint32_t>(max_io);
   spec.read_only = options.read_only;
   spec.buffered = options.buffered;
+  spec.write_back = options.write_back;
   request.nr_hw_queues = static_cast<uint16_t>(options.queues);
   request.queue_depth = static_cast<uint16_t>(options.depth);
   request.recovery_flags = TRY(recovery_flags(options));
@@ -219,6 +220,9 @@ void define_add(Arguments& command, Options& options) {
   command.flag("--read-only", add.read_only, "nothing can be written");
   command.flag("--buffered,--buffered_io", add.buffered,
                "through the page cache, not O_DIRECT");
+  command.flag("--write-back", add.write_back,
+               "say that it has a volatile write cache even if its disk has "
+               "none: for programs that write to other files");
   command.flag("--shared", add.shared,
                "even if another device writes to the same bytes of the file");
   command.toggle("-r,--user_recovery", add.recovery,

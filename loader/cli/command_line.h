@@ -31,6 +31,7 @@ struct AddOptions {
   std::string max_io = "1M";
   bool read_only = false;
   bool buffered = false;
+  bool write_back = false;
   bool shared = false;
   bool recovery = false;
   bool reissue = false;

@@ -61,6 +61,14 @@ Result<void> check_file(const Device& device, const Backing& file) {
   if (file.is_block && file.rdev == makedev(devt.disk_major, devt.disk_minor))
     return fail(EINVAL, "{}: is {} itself, which cannot be its own file",
                 file.path, device_name(dev_id));
+  if (file.volatile_cache && !device.read_only() &&
+      !(device.params.basic.attrs & UBLK_ATTR_VOLATILE_CACHE))
+    return std::unexpected(
+        Error::plain(EINVAL,
+                     fmt("{}: needs flushes, which the kernel does not send to "
+                         "{}: it was added on a disk without a volatile cache",
+                         file.path, device_name(dev_id)))
+            .hint("add the device with --write-back"));
   if (file.direct && file.offset_align > device.block_bytes())
     return std::unexpected(
         Error::plain(EINVAL, fmt("{}: its direct I/O needs blocks of {} bytes, "

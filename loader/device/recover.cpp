@@ -97,12 +97,18 @@ Result<DeviceState> state_of(const StateStore& states, uint32_t dev_id) {
   return state;
 }
 
-// What a file has lost meanwhile would be read as errors, and overwritten.
+// What a file has lost meanwhile would be read as errors, and overwritten. And
+// a device whose file had no volatile cache gets no flush from the kernel.
 Result<void> check_file(Control& control, uint32_t dev_id,
                         const Target& target) {
   if (target.spec.files.empty()) return {};
   const ublk_param_basic device = TRY(control.params(dev_id)).basic;
   const ublk_param_basic& file = target.params.basic;
+  if (file.attrs & ~device.attrs & UBLK_ATTR_VOLATILE_CACHE)
+    return fail(EINVAL,
+                "{}: {} has a volatile write cache, which no flush would "
+                "reach: the device was added on a disk without one",
+                device_name(dev_id), target.spec.files[0]);
   const uint64_t had = device.dev_sectors;
   const uint64_t has = file.dev_sectors;
   if (has >= had) return {};

@@ -92,7 +92,8 @@ json target_to_json(const TargetSpec& spec) {
               {"max_io_bytes", spec.max_io_bytes},
               {"read_only", spec.read_only},
               {"buffered", spec.buffered},
-                      {"over", spec.over},
+              {"write_back", spec.write_back},
+              {"over", spec.over},
               {"faults", spec.faults},
               {"fill", spec.fill}};
   put_names(out, "files", spec.files);
@@ -139,6 +140,7 @@ TargetSpec target_from_json(const json& from) {
   spec.over = from.value("over", std::string());
   spec.faults = from.value("faults", std::vector<std::string>());
   spec.fill = from.value("fill", true);
+  spec.write_back = from.value("write_back", false);
   if (const auto it = from.find("identities"); it != from.end())
     for (const json& one : it->get_ref<const json::array_t&>())
       spec.identities.push_back(identity_from_json(one));

@@ -30,6 +30,7 @@ struct TargetSpec {
   uint32_t max_io_bytes = 0;
   bool read_only = false;
   bool buffered = false;
+  bool write_back = false;  // has a cache to flush, even if the file has none
   std::string over{};       // the target that `fault` wraps
   std::vector<std::string> faults{};  // its rules, see server/fault_rule.h
   bool fill = true;  // null: reads give zeroes where the server has no buffer

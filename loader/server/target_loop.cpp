@@ -61,8 +61,10 @@ Result<uint64_t> choose_size(const Target& target, const Backing& backing,
 void set_limits(Target& target, const Backing& backing, uint32_t block) {
   ublk_params& params = target.params;
   ublk_param_basic& basic = params.basic;
-  // A write is stable in the file only after FLUSH, or with FUA.
-  if (!target.spec.read_only)
+  // Unless it says so, a write is stable in the file only after FLUSH, or with
+  // FUA.
+  if (!target.spec.read_only &&
+      (backing.volatile_cache || target.spec.write_back))
     basic.attrs |= UBLK_ATTR_VOLATILE_CACHE | UBLK_ATTR_FUA;
   if (backing.rotational) basic.attrs |= UBLK_ATTR_ROTATIONAL;
   const auto at_least = [&](uint32_t bytes) {

@@ -142,6 +142,11 @@ Result<void> learn_block(Backing& backing, const BackingOptions& options) {
     return read_number(queue_file(backing.rdev, name)).value_or(0);
   };
   backing.rotational = limit("rotational") != 0;
+  // Through the page cache every write is volatile.
+  backing.volatile_cache =
+      !backing.direct || !read_text(queue_file(backing.rdev, "write_cache"))
+                              .value_or("")
+                              .starts_with("write through");
   // fallocate() of a block device zeroes it, which both requests become.
   backing.max_write_zeroes_bytes = limit("write_zeroes_max_bytes");
   backing.max_discard_bytes = backing.max_write_zeroes_bytes;

@@ -33,6 +33,8 @@ struct Backing {
   bool direct = false;  // open with O_DIRECT
   bool rotational = false;
   dev_t rdev = 0;  // of a block device
+  // A write that is done is lost with the power until the file is synced.
+  bool volatile_cache = true;
   uint64_t size_bytes = 0;
   // What direct I/O has to be aligned to, in bytes; 1 if buffered.
   uint32_t offset_align = 1;

@@ -143,7 +143,12 @@ class Lab:
         return path
 
     def add(self, target="loop", file=None, **opts):
-        """Adds a ublk device, which is deleted afterwards."""
+        """
+        Adds a ublk device, which is deleted afterwards. It gets flushes even over null_blk, which has no cache to
+        flush, unless write_back=False.
+        """
+        if "loop" in (target, opts.get("over")):
+            opts = {"write_back": True, **opts}
         args = ["add", "-t", target, *(["-f", file] if file else []), *cli.options(opts)]
         device = cli.Device(cli.ok(*args))
         self.stack.callback(self._delete, device)

@@ -208,3 +208,24 @@ def test_state_keeps_names_that_are_not_utf8(lab):
     device = lab.add("loop", made(path, OURS))
     text = (STATE / f"{device.id}.json").read_text("utf-8")
     assert "/50%25%FF" in text
+
+
+@pytest.mark.face
+def test_cache_is_that_of_the_disk(lab):
+    def cache(device):
+        return (Path("/sys/class/block") / Path(device.path).name / "queue/write_cache").read_text().strip()
+
+    through, back = lab.null_blk(8).path, lab.null_blk(8, cache_size=1).path
+    file = lab.ext4_file(8)
+    cases = [(through, {}, "write through"), (through, {"buffered": True}, "write back"), (through, {"write_back": True}, "write back"),
+             (through, {"read_only": True}, "write through"), (back, {}, "write back"), (file, {}, "write back")]
+    for path, opts, want in cases:
+        device = lab.add("loop", path, **{"write_back": False, **opts})
+        assert cache(device) == want, (path, opts)
+        device.delete()
+    device = lab.add("loop", through, write_back=False)
+    outcome = device.try_attach("loop", file=file)
+    check_refusal(outcome, "flush.*--write-back", FAILED, "EINVAL")
+    device.attach("loop", replace=True)
+    device.delete()
+    lab.add("loop", through).attach("loop", file=file)
