@@ -244,8 +244,8 @@ Result<std::chrono::nanoseconds> attach_program(Control& control,
   ProgramObject object = TRY(ProgramObject::open(request.object, face));
   const std::string program = TRY(object.choose(request.program));
   TRY(set_knobs(object.knobs(), device, request));
-  const std::vector<Backing> files = TRY(open_files(
-      device, states, request, offset_of(object.knobs(), device)));
+  const std::vector<Backing> files = TRY(
+      open_files(device, states, request, offset_of(object.knobs(), device)));
   // Afterwards they cannot be read any more.
   AttachedState attached{.prog_id = 0,
                          .program = program,
