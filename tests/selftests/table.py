@@ -17,17 +17,25 @@ HEAD = """<!-- SPDX-License-Identifier: MIT -->
 
 `tools/testing/selftests/ublk` of Linux {source}, on Linux {kernel} with our `ublk_drv`: once with the kernel's own server, kublk
 (`make selftests-reference`, kept in `tests/selftests/reference.json`), and in `make selftests` with ours, whose command line
-`tests/selftests/kublk` translates. What passes with kublk must pass with ours, but for what cannot apply
+`tests/selftests/kublk` translates. What passes with kublk must pass with ours, except what cannot apply
 (`tests/selftests/not-applicable.txt`), and that must fail. What kublk fails or skips, and why, is in
 `tests/selftests/kublk-does-not-pass.txt`.
 
-`make test` runs those that must pass, except `test_recover_*` and `test_stress_*`, which take a minute each; `make selftests`
-runs all, in 24 minutes on two cores that had other things to do too.
+`make test` runs those that must pass, except `test_recover_*` and `test_stress_*`, which take a minute each, and of `loop`,
+`null` and `stripe` the first two, as the others do the same on other data paths; `make selftests` and `make test-full` run
+all, in 24 minutes on two cores that had other things to do too.
 
-The scripts are run as they are. `fio` is made to write and verify an eighth, to run with one job where they ask for several,
-and for 12 s where they ask for 20 or 40, because all of this runs in an emulator. There is no udev: `udevadm settle` waits until
-the devices can be opened. Many scripts work in subshells whose failure they do not hear of; so one that prints a complaint
-counts as failed, with either server. A stripe is a null device with a BPF program that spreads its requests over the files.
+The scripts are run as they are. Three programs that they call are ours (`tests/selftests`), and change something:
+
+- `fio` is made to write and verify an eighth, to run with one job where they ask for several, and for 12 s where they ask for 20
+  or 40, because all of this runs in an emulator; with either server.
+- `udevadm settle` waits until the devices can be opened: there is no udev; with either server.
+- `kublk` is our command. A stripe is a null device with a BPF program that spreads its requests over the files. Its chunks are
+  kublk's, 64 KiB, so both files get half of what is written; its requests are at most 256 KiB, kublk's 1 MiB, because a program may
+  plan at most eight SQEs for one. Options about how kublk works inside are left out where the table says so.
+
+Many scripts work in subshells whose failure they do not hear of; so one that prints a complaint counts as failed, with either
+server.
 
 """
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import cli
 import pytest
+from blockio import MIB, Opened
 from cli import wait_for
 
 SUITE = Path(os.environ.get("UBLK_BPF_SELFTESTS", cli.TREE / "build/selftests"))
@@ -27,6 +28,8 @@ REFERENCE = os.environ.get("UBLK_BPF_SELFTESTS_REFERENCE") == "1"
 ALL = REFERENCE or os.environ.get("UBLK_BPF_SELFTESTS_RUN") == "1"
 # A minute each, in an emulator.
 SLOW = re.compile(r"test_(recover|stress)_")
+# What the first two of these do on other data paths; test_paths.py has all of those.
+ALIKE = re.compile(r"test_(loop|stripe|null)_0[3-9]")
 OUT = Path("/out/selftests")
 SKIPPED = 4
 SECONDS = 300
@@ -70,6 +73,8 @@ def why_not():
             left_out[script] = {None: "has not been tried", "failed": "fails", "skipped": "skips itself"}[expected] + " with kublk"
         elif SLOW.match(script):
             left_out[script] = "takes a minute: make selftests"
+        elif ALIKE.match(script):
+            left_out[script] = "is like the first two of its kind: make selftests"
     return left_out
 
 
@@ -181,6 +186,24 @@ def test_script(script, suite, record_property, capfd):
     if outcome != "passed" and not ALL and version() != kept()["source"]:
         pytest.skip(f"{outcome}; the scripts are of Linux {version()}, the reference is of {kept()['source']}: make selftests-reference")
     assert outcome == "passed", f"{script} {outcome}, with kublk it passes\n{text}"
+
+
+def test_a_stripe_has_the_chunks_of_kublk(lab):
+    """Otherwise what the scripts write all lands in one file, and passes."""
+    files = [lab.file(lab.tmp, 4 * MIB) for _ in range(2)]
+    environment = {**os.environ, "UBLK_BPF": cli.COMMAND, "UBLK_BPF_TEST_OBJ_DIR": str(cli.TEST_OBJ_DIR)}
+    subprocess.run([OURS / "kublk", "add", "-t", "stripe", *files], env=environment, check=True, capture_output=True)
+    lab.cleanup(cli.ok, "del", "-a")
+    data = os.urandom(8 * MIB)
+    with Opened(cli.devices()[0]["block"]) as disk:
+        for at in range(0, len(data), MIB):
+            disk.write(at, data[at : at + MIB])
+        disk.flush()
+        chunks = [data[at : at + 65536] for at in range(0, len(data), 65536)]
+        for i, file in enumerate(files):
+            assert Path(file).read_bytes() == b"".join(chunks[i::2]), f"file {i} does not hold every second chunk"
+        disk.discard(65536, 6 * MIB)
+        assert disk.read(0, 8 * MIB) == data[:65536] + bytes(6 * MIB) + data[65536 + 6 * MIB :]
 
 
 @with_scripts
