@@ -11,16 +11,11 @@
  * Lanes and workqueues outlive every request.
  */
 #include <linux/bio.h>
-#include <linux/blk-cgroup.h>
-#include <linux/kthread.h>
-#include <linux/memcontrol.h>
-#include <linux/sched/mm.h>
 #include <linux/uio.h>
 #include <uapi/linux/io_uring.h>
 #include "ublk_bpf_int.h"
 
 static void ublk_bpf_sqe_done(struct ublk_bpf_sqe *s, long ret);
-static void ublk_bpf_lane_workfn(struct work_struct *work);
 
 static inline struct ublk_bpf_file *
 ublk_bpf_sqe_file(const struct ublk_bpf_req *req, const struct ublk_bpf_sqe *s)
@@ -106,198 +101,6 @@ static int ublk_bpf_issue_blocking(struct ublk_bpf_req *req,
 	return ret;
 }
 
-/*
- * Works for block devices have a rescuer: memory may be reclaimed by writing to
- * them. A rescuer is a thread, so they share queues: one for lanes, one for
- * what waits for more than a request of the backing. This holds as long as the
- * backing does its work without ours: a device on top of others, or of what may
- * hide them, has a queue of its own, or the rescuer could wait for itself.
- *
- * Works that enter a file system have none, like the loop driver's: a file
- * system waits for works of queues without a rescuer (ext4 for its discards
- * when it is full), which a queue with one must not do. Those that block for
- * long are on a queue of the device, so that it can only fill up its own.
- */
-static struct workqueue_struct *ublk_bpf_lane_wq;
-static struct workqueue_struct *ublk_bpf_slow_wq;
-static struct workqueue_struct *ublk_bpf_file_lane_wq;
-/* of attachments, which may outlive the device */
-static struct workqueue_struct *ublk_bpf_retire_wq;
-
-int ublk_bpf_init_queues(void)
-{
-	const unsigned int rescued = WQ_UNBOUND | WQ_MEM_RECLAIM;
-
-	ublk_bpf_lane_wq = alloc_workqueue("ublk_bpf", rescued, WQ_MAX_ACTIVE);
-	ublk_bpf_slow_wq = alloc_workqueue("ublk_bpf_slow", rescued,
-					   WQ_MAX_ACTIVE);
-	ublk_bpf_file_lane_wq = alloc_workqueue("ublk_bpf_file", WQ_UNBOUND,
-						WQ_MAX_ACTIVE);
-	ublk_bpf_retire_wq = alloc_workqueue("ublk_bpf_retire", WQ_UNBOUND,
-					     WQ_MAX_ACTIVE);
-	if (ublk_bpf_lane_wq && ublk_bpf_slow_wq && ublk_bpf_file_lane_wq &&
-	    ublk_bpf_retire_wq)
-		return 0;
-	ublk_bpf_exit_queues();
-	return -ENOMEM;
-}
-
-static void ublk_bpf_destroy_queue(struct workqueue_struct **wq)
-{
-	if (*wq)
-		destroy_workqueue(*wq);
-	*wq = NULL;
-}
-
-/* Of a module: no device is left, but what they had attached may still retire */
-void ublk_bpf_exit_queues(void)
-{
-	rcu_barrier();	/* percpu_ref's callback queues the work */
-	ublk_bpf_destroy_queue(&ublk_bpf_retire_wq);
-	ublk_bpf_destroy_queue(&ublk_bpf_file_lane_wq);
-	ublk_bpf_destroy_queue(&ublk_bpf_slow_wq);
-	ublk_bpf_destroy_queue(&ublk_bpf_lane_wq);
-}
-
-void ublk_bpf_queue_retire(struct ublk_bpf_att *att)
-{
-	queue_work(att->rescued ? ublk_bpf_slow_wq : ublk_bpf_retire_wq,
-		   &att->retire);
-}
-
-static void ublk_bpf_alloc_workers(struct ublk_bpf_dev *bd)
-{
-	unsigned int i, nr_lanes = bd->nr_hw_queues * 2;
-
-	bd->lanes = kzalloc_objs(*bd->lanes, nr_lanes, GFP_KERNEL);
-	bd->bvecs = mempool_create_kmalloc_pool(1, BIO_MAX_VECS *
-						sizeof(struct bio_vec));
-	if (!bd->lanes || !bd->bvecs)
-		return;
-	for (i = 0; i < nr_lanes; i++) {
-		init_llist_head(&bd->lanes[i].list);
-		INIT_WORK(&bd->lanes[i].work, ublk_bpf_lane_workfn);
-	}
-	/* the last of the three, so that it stands for all of them */
-	bd->wq = alloc_workqueue("ublk_bpf%u", WQ_UNBOUND, WQ_MAX_ACTIVE,
-				 bd->dev_id);
-}
-
-/*
- * The first attach pays for what a device without a program does not need. It
- * waits for memory, so not under ublk_bpf_lock.
- */
-int ublk_bpf_init_workers(struct ublk_bpf_dev *bd, bool stacked)
-{
-	static DEFINE_MUTEX(lock);
-	struct workqueue_struct *own;
-
-	if (!ublk_bpf_retire_wq)
-		return -ENOMEM;
-	if (!READ_ONCE(bd->nr_hw_queues))
-		return -ENODEV;
-	if (mutex_lock_killable(&lock))
-		return -ECANCELED;
-	if (!bd->wq)
-		ublk_bpf_alloc_workers(bd);
-	if (!bd->wq)
-		ublk_bpf_exit_workers(bd);
-	if (bd->wq && stacked && !bd->own_wq) {
-		own = alloc_workqueue("ublk_bpf%u_own",
-				      WQ_UNBOUND | WQ_MEM_RECLAIM,
-				      WQ_MAX_ACTIVE, bd->dev_id);
-		WRITE_ONCE(bd->own_wq, own);
-	}
-	mutex_unlock(&lock);
-	return bd->wq && (bd->own_wq || !stacked) ? 0 : -ENOMEM;
-}
-
-/*
- * No request is left; but a work that has issued the last one may still run,
- * and so may a submitter that finds its batch done already.
- */
-void ublk_bpf_exit_workers(struct ublk_bpf_dev *bd)
-{
-	unsigned int i;
-
-	if (bd->wq) {
-		synchronize_srcu_expedited(bd->srcu);
-		for (i = 0; i < bd->nr_hw_queues * 2; i++)
-			flush_work(&bd->lanes[i].work);
-	}
-	ublk_bpf_destroy_queue(&bd->own_wq);
-	ublk_bpf_destroy_queue(&bd->wq);
-	kfree(bd->lanes);
-	bd->lanes = NULL;
-	mempool_destroy(bd->bvecs);
-	bd->bvecs = NULL;
-}
-
-void ublk_bpf_enter_worker(struct ublk_bpf_worker *w)
-{
-	w->noio = memalloc_noio_save();
-	/* writeback of a file system on this device must not wait for others */
-	w->throttle = current->flags & PF_LOCAL_THROTTLE;
-	current->flags |= PF_LOCAL_THROTTLE;
-	w->blkcg = NULL;
-}
-
-/* Charge the I/O to whom the request is charged */
-static void ublk_bpf_set_blkcg(struct ublk_bpf_worker *w, struct request *rq)
-{
-#ifdef CONFIG_BLK_CGROUP
-	struct cgroup_subsys_state *css = NULL;
-
-	if (rq->bio)
-		css = bio_blkcg_css(rq->bio);
-	if (css == blkcg_root_css)
-		css = NULL;
-	if (likely(css == w->blkcg))
-		return;
-	kthread_associate_blkcg(css);
-	w->blkcg = css;
-#endif
-}
-
-/*
- * Pages that a file's operations put into its page cache are charged to the
- * memory cgroup of whoever is charged for the I/O. Returns its css, or NULL.
- */
-static struct cgroup_subsys_state *
-ublk_bpf_enter_memcg(struct request *rq, struct mem_cgroup **old)
-{
-	struct cgroup_subsys_state *css = NULL;
-
-#if defined(CONFIG_BLK_CGROUP) && defined(CONFIG_MEMCG)
-	struct cgroup_subsys_state *blkcg;
-
-	blkcg = rq->bio ? bio_blkcg_css(rq->bio) : NULL;
-	if (!blkcg || blkcg == blkcg_root_css)
-		return NULL;
-	css = cgroup_get_e_css(blkcg->cgroup, &memory_cgrp_subsys);
-	if (css)
-		*old = set_active_memcg(mem_cgroup_from_css(css));
-#endif
-	return css;
-}
-
-static void ublk_bpf_leave_memcg(struct cgroup_subsys_state *css,
-				 struct mem_cgroup *old)
-{
-	if (!css)
-		return;
-	set_active_memcg(old);
-	css_put(css);
-}
-
-void ublk_bpf_leave_worker(struct ublk_bpf_worker *w)
-{
-	if (w->blkcg)
-		kthread_associate_blkcg(NULL);
-	current->flags = (current->flags & ~PF_LOCAL_THROTTLE) | w->throttle;
-	memalloc_noio_restore(w->noio);
-}
-
 /* Where a READ or WRITE is issued, and so how long it may wait */
 enum ublk_bpf_where {
 	UBLK_BPF_INLINE,	/* the submitter: not at all, if it can be helped */
@@ -337,7 +140,7 @@ static void ublk_bpf_defer_alone(struct ublk_bpf_req *req,
 	/* reclaim may wait for a FLUSH, and a hardware queue has two at most */
 	if (req_op(req->rq) == REQ_OP_FLUSH &&
 	    !ublk_bpf_sqe_file(req, s)->reg)
-		wq = READ_ONCE(bd->own_wq) ?: ublk_bpf_slow_wq;
+		wq = ublk_bpf_slow_queue(bd);
 	INIT_WORK(&s->work, ublk_bpf_sqe_workfn);
 	queue_work(wq, &s->work);
 }
@@ -358,12 +161,10 @@ static void ublk_bpf_defer(struct ublk_bpf_req *req, struct ublk_bpf_sqe *s)
 	lane = ublk_bpf_rq_lane(bd, req->rq, reg);
 	/* a full barrier: the worker sees all that was written to the SQE */
 	if (llist_add(&s->node, &lane->list))
-		queue_work(reg ? ublk_bpf_file_lane_wq :
-				 READ_ONCE(bd->own_wq) ?: ublk_bpf_lane_wq,
-			   &lane->work);
+		queue_work(ublk_bpf_lane_queue(bd, reg), &lane->work);
 }
 
-static void ublk_bpf_lane_workfn(struct work_struct *work)
+void ublk_bpf_lane_workfn(struct work_struct *work)
 {
 	struct ublk_bpf_lane *lane =
 		container_of(work, struct ublk_bpf_lane, work);
@@ -765,6 +566,5 @@ void ublk_bpf_map_and_execute(struct ublk_bpf_req *req)
 	struct ublk_bpf_dev *bd = req->att->bd;
 
 	INIT_WORK(&req->sqes[0].work, ublk_bpf_map_workfn);
-	queue_work(READ_ONCE(bd->own_wq) ?: ublk_bpf_slow_wq,
-		   &req->sqes[0].work);
+	queue_work(ublk_bpf_slow_queue(bd), &req->sqes[0].work);
 }

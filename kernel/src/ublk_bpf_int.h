@@ -2,9 +2,10 @@
 /*
  * Shared by the parts of the engine: ublk_bpf.c attaches, ublk_bpf_file.c says
  * which files can be attached, ublk_bpf_retire.c lets go of what was replaced,
- * ublk_bpf_plan.c runs the program and checks what it plans, ublk_bpf_exec.c
- * executes the plan, and one of ublk_bpf_prog_type.c and ublk_bpf_struct_ops.c
- * makes programs known to the verifier.
+ * ublk_bpf_work.c has the workers, ublk_bpf_plan.c runs the program and checks
+ * what it plans, ublk_bpf_exec.c executes the plan, and one of
+ * ublk_bpf_prog_type.c and ublk_bpf_struct_ops.c makes programs known to the
+ * verifier.
  */
 #ifndef UBLK_BPF_INT_H
 #define UBLK_BPF_INT_H
@@ -22,6 +23,7 @@
 #include "ublk_bpf.h"
 
 struct io_uring_sqe;
+struct mem_cgroup;
 
 #define UBLK_BPF_RW_FLAGS	(RWF_DSYNC | RWF_SYNC)
 
@@ -388,14 +390,25 @@ static inline bool ublk_bpf_collect(struct ublk_bpf_lane *lane,
 				   blk_mq_end_request_batch);
 }
 
-/* ublk_bpf_exec.c */
+/* ublk_bpf_work.c */
 int ublk_bpf_init_queues(void);
 void ublk_bpf_exit_queues(void);
 void ublk_bpf_queue_retire(struct ublk_bpf_att *att);
-void ublk_bpf_enter_worker(struct ublk_bpf_worker *w);
-void ublk_bpf_leave_worker(struct ublk_bpf_worker *w);
+struct workqueue_struct *ublk_bpf_slow_queue(const struct ublk_bpf_dev *bd);
+struct workqueue_struct *ublk_bpf_lane_queue(const struct ublk_bpf_dev *bd,
+					     bool reg);
 int ublk_bpf_init_workers(struct ublk_bpf_dev *bd, bool stacked);
 void ublk_bpf_exit_workers(struct ublk_bpf_dev *bd);
+void ublk_bpf_enter_worker(struct ublk_bpf_worker *w);
+void ublk_bpf_leave_worker(struct ublk_bpf_worker *w);
+void ublk_bpf_set_blkcg(struct ublk_bpf_worker *w, struct request *rq);
+struct cgroup_subsys_state *ublk_bpf_enter_memcg(struct request *rq,
+						 struct mem_cgroup **old);
+void ublk_bpf_leave_memcg(struct cgroup_subsys_state *css,
+			  struct mem_cgroup *old);
+
+/* ublk_bpf_exec.c */
+void ublk_bpf_lane_workfn(struct work_struct *work);
 void ublk_bpf_rw_done(struct ublk_bpf_sqe *s, long ret, bool nowait);
 bool ublk_bpf_map_data(struct ublk_bpf_req *req, gfp_t gfp);
 void ublk_bpf_map_and_execute(struct ublk_bpf_req *req);
