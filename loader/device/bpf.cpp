@@ -84,8 +84,9 @@ Result<void> check_file(const Device& device, const Backing& file) {
 Result<void> check_ring(const Device& device, const StateStore& states,
                         const Backing& file) {
   const ublk_param_devt& devt = device.params.devt;
+  // By its descriptor: what the path says now may be another file.
   const auto way = DeviceStack(states).way(
-      file.path, makedev(devt.disk_major, devt.disk_minor));
+      file.fd.get(), makedev(devt.disk_major, devt.disk_minor));
   if (!way) return {};
   std::string through;
   for (const std::string& name : *way) through += " -> " + name;

@@ -16,11 +16,15 @@ namespace {
 
 namespace fs = std::filesystem;
 
+dev_t device_of(const struct stat& st) {
+  return S_ISBLK(st.st_mode) ? st.st_rdev : st.st_dev;
+}
+
 // The device that a path is, or lies on.
 std::optional<dev_t> device_of(const std::string& path) {
   struct stat st;
   if (::stat(path.c_str(), &st) != 0) return std::nullopt;
-  return S_ISBLK(st.st_mode) ? st.st_rdev : st.st_dev;
+  return device_of(st);
 }
 
 std::string trimmed(std::string text) {
@@ -94,11 +98,12 @@ std::optional<std::vector<std::string>> DeviceStack::way_down(
   return std::nullopt;
 }
 
-std::optional<std::vector<std::string>> DeviceStack::way(
-    const std::string& path, dev_t target) const {
-  const auto from = device_of(path);
+std::optional<std::vector<std::string>> DeviceStack::way(int fd,
+                                                         dev_t target) const {
+  struct stat st;
+  if (::fstat(fd, &st) != 0) return std::nullopt;
   std::vector<dev_t> seen;
-  return from ? way_down(*from, target, seen) : std::nullopt;
+  return way_down(device_of(st), target, seen);
 }
 
 }  // namespace ublk

@@ -20,11 +20,10 @@ class DeviceStack {
   explicit DeviceStack(const StateStore& states, std::string sysfs = "/sys")
       : states_(states), sysfs_(std::move(sysfs)) {}
 
-  // How the data of `path`, a block device or a file, comes to lie on `target`:
-  // the devices from the first one down to it, by name. Nothing if it does not,
-  // or if nobody can tell.
-  std::optional<std::vector<std::string>> way(const std::string& path,
-                                              dev_t target) const;
+  // How the data of an open block device or file comes to lie on `target`: the
+  // devices from the first one down to it, by name. Nothing if it does not, or
+  // if nobody can tell.
+  std::optional<std::vector<std::string>> way(int fd, dev_t target) const;
 
  private:
   std::optional<std::vector<std::string>> way_down(

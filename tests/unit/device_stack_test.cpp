@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: MIT
 #include "device/device_stack.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
 #include <filesystem>
 #include <fstream>
+
+#include "sys/unique_fd.h"
 
 namespace ublk {
 namespace {
@@ -42,7 +45,8 @@ class Stack : public testing::Test {
     fs::create_symlink(root_ + "/devices/" + name, of + "/slaves/" + name);
   }
   std::optional<std::vector<std::string>> way(dev_t target) {
-    return DeviceStack(states_, root_).way(file_, target);
+    const auto fd = UniqueFd::open(file_, O_RDONLY);
+    return DeviceStack(states_, root_).way(fd->get(), target);
   }
 
   std::string root_ = testing::TempDir() + "stack-" +
