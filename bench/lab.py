@@ -189,7 +189,8 @@ class Ublk:
 
     def __init__(self, file, *options, data_path="copy", queues=1, depth=128):
         have_module("ublk_drv")
-        target = ["-t", "loop", "-f", file] if file else ["-t", "null"]
+        # several paths have one backing; and each is to be a disk with a cache, whatever that of null_blk is
+        target = ["-t", "loop", "-f", file, "--shared", "--write-back"] if file else ["-t", "null"]
         info = ublk("add", *target, "-q", queues, "-d", depth, "--data-path", data_path, *options)
         self.id = info["dev_id"]
         self.node = wait_for(info["block"])
