@@ -126,6 +126,8 @@ Result<Executor> Executor::start(int control_fd, ExecutorFiles files,
     if (::getppid() != parent) ::_exit(0);
     ::prctl(PR_SET_NAME, kName);
     leave_terminal();
+    // It lives as long as a server does, and pins no mount of the host's.
+    if (::chdir("/") != 0) ::_exit(1);
     ours.reset();
     if (files == ExecutorFiles::control)
       close_all_but({theirs.get(), control_fd, keep});

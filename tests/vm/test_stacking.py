@@ -61,7 +61,7 @@ ODD_FILES = {
     "inotify": lambda: libc.inotify_init(),
     "pidfd": lambda: os.pidfd_open(os.getpid()),
     "pipe": lambda: os.pipe()[0],
-    "socket": lambda: socket.socket().detach(),
+    "socket": lambda: socket.socket(socket.AF_UNIX).detach(),
     "directory": lambda: os.open("/", os.O_RDONLY),
     "character-device": lambda: os.open("/dev/zero", os.O_RDWR),
     "mount-namespace": lambda: os.open("/proc/self/ns/mnt", os.O_RDONLY),
