@@ -235,7 +235,10 @@ def test_command_has_a_deadline_and_list_waits_for_nobody(stopped):
     reader = hung_reader(one)
     outcome = within(15, cli.run, "stop", "-n", one.id, "--force", "--patience", 600, "--deadline", 2, "--json")
     error = outcome.json["error"]
-    assert error["errno"] == "ETIMEDOUT" and "requests in flight: 1" in error["message"], error
+    assert error["errno"] == "ETIMEDOUT" and "I/O in flight" in error["message"], error
+    # 6.12 takes a disk's attributes away before it waits for its I/O
+    counted = re.search(r"requests in flight: (\d+)", error["message"])
+    assert counted is None or counted[1] == "1", error
     assert "2 s" in error["message"] and "gc" in error["hint"]
     listed = {d["dev_id"]: d for d in within(10, cli.ok, "list")["devices"]}
     assert "another command" in listed[one.id]["stuck"]
