@@ -97,9 +97,9 @@ json bpf_to_json(const Device& device) {
       {"sqes", info.sqes},           {"deferred", info.deferred}};
   out["retiring"] = info.nr_retiring;
   out["sync_failed"] = info.sync_failed;
-  out["sync_error"] =
-      info.sync_error ? json(errno_name(static_cast<int>(info.sync_error)))
-                      : json(nullptr);
+  out["sync_error"] = info.sync_error
+                          ? json(errno_name(static_cast<int>(info.sync_error)))
+                          : json(nullptr);
   out["pdu_bytes"] = info.pdu_bytes;
   out["refused"] = refused_to_json(info);
   out["last_refused"] = last_refused_to_json(info.last);

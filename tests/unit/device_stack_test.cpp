@@ -49,10 +49,9 @@ class Stack : public testing::Test {
     return DeviceStack(states_, root_).way(fd->get(), target);
   }
 
-  std::string root_ = testing::TempDir() + "stack-" +
-                      testing::UnitTest::GetInstance()
-                          ->current_test_info()
-                          ->name();
+  std::string root_ =
+      testing::TempDir() + "stack-" +
+      testing::UnitTest::GetInstance()->current_test_info()->name();
   StateStore states_ = StateStore::open_existing(root_ + "/states");
   std::string file_;
   dev_t of_files_ = 0;
