@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "server/data_path.h"
+#include "sys/json_names.h"
 #include "sys/names.h"
 
 namespace ublk::cli {
@@ -26,16 +27,6 @@ json error_to_json(const Error& error) {
                                                  : json(error.hint_text())}};
   if (!error.detail_text().empty()) out["log"] = error.detail_text();
   return out;
-}
-
-// Names that are not UTF-8 are there exactly, too.
-void put_names(json& out, const char* key,
-               const std::vector<std::string>& names) {
-  out[key] = names;
-  if (std::ranges::all_of(names, is_utf8)) return;
-  json& encoded = out[fmt("{}_bytes", key)] = json::array();
-  for (const std::string& name : names)
-    encoded.push_back(percent_encoded(name));
 }
 
 json server_to_json(const ServerStats& server) {

@@ -15,6 +15,7 @@
 #include <thread>
 #include <utility>
 
+#include "sys/json_names.h"
 #include "sys/names.h"
 #include "sys/text_file.h"
 
@@ -33,22 +34,6 @@ std::optional<uint32_t> id_of_file(const std::string& name) {
   uint32_t id = 0;
   std::from_chars(name.data(), name.data() + name.size(), id);
   return file_name(id) == name ? std::optional(id) : std::nullopt;
-}
-
-// JSON's strings are UTF-8, names are any bytes: those that are not are there
-// twice, as `key` for who reads it and as `key`_bytes for who opens the file.
-void put_name(json& out, const char* key, const std::string& name) {
-  out[key] = name;
-  if (!is_utf8(name)) out[fmt("{}_bytes", key)] = percent_encoded(name);
-}
-
-void put_names(json& out, const char* key,
-               const std::vector<std::string>& names) {
-  out[key] = names;
-  if (std::ranges::all_of(names, is_utf8)) return;
-  json& encoded = out[fmt("{}_bytes", key)] = json::array();
-  for (const std::string& name : names)
-    encoded.push_back(percent_encoded(name));
 }
 
 std::string name_of_bytes(const json& encoded) {
