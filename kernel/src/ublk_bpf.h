@@ -67,7 +67,7 @@ static inline void ublk_bpf_init_batch(struct ublk_bpf_batch *batch,
  * @srcu:	of the queue, from the first start on
  * @nr_hw_queues: likewise
  * @wq:		of works that may block for long; from the first attach on
- * @own_wq:	of what could otherwise wait for itself, see ublk_bpf_exec.c
+ * @own_wq:	of what could otherwise wait for itself, see ublk_bpf_work.c
  * @lanes:	two per hardware queue, see struct ublk_bpf_lane; as @wq
  * @bvecs:	a reserve for requests of many bios; as @wq
  * @nr_attach:	see struct ublk_bpf_info

@@ -549,7 +549,7 @@ static void ublk_bpf_map_workfn(struct work_struct *work)
 	if (ublk_bpf_map_data(req, GFP_NOIO)) {
 		ublk_bpf_execute(req, NULL);
 	} else {
-		/* not of this world: all of the plan is done, and failed */
+		/* more bvecs than the limits allow: nothing was started */
 		req->error = -EIO;
 		req->nr = 1;
 		ublk_bpf_put_req(req);

@@ -7,9 +7,9 @@
 #include <linux/blkdev.h>
 #include <linux/file.h>
 #include <linux/fs.h>
+#include <linux/hashtable.h>
 #include <linux/pagemap.h>
 #include <linux/stat.h>
-#include <linux/hashtable.h>
 #include "ublk_bpf_int.h"
 
 /* What direct I/O of the file must be aligned to */

@@ -89,7 +89,7 @@ struct ublk_bpf_file {
  * @users:	@retire, and the command that waits for it
  * @sync_error:	0, or why its files could not be synced. Valid once @retired
  * @owed:	in @home's list, under its lock and ublk_bpf_lock
- * @owed_no:	the how manieth of the device's that is
+ * @owed_no:	counts what the device has replaced, from 1
  * @written:	bit per file: written since it was attached
  * @flags:	UBLK_BPF_ATTACH_F_*
  * @nr_files:	valid entries of @files
