@@ -5,9 +5,13 @@
  *
  * A device that is added with UBLK_F_BPF may have one BPF program attached.
  * For each request the program runs first and only plans: each call of
- * bpf_ublk_queue_sqe() checks one struct io_uring_sqe and copies it into the
- * request's driver data. Nothing is issued before the program has returned
- * UBLK_BPF_IO_REDIRECT; any other verdict forgets the plan.
+ * bpf_ublk_queue_sqe() checks one struct io_uring_sqe and copies it. Nothing is
+ * issued before the program has returned UBLK_BPF_IO_REDIRECT; any other
+ * verdict forgets the plan. A second program, the completion program, may look
+ * at what the plan came to, and say how the request goes on.
+ *
+ * "Request" is what the program sees: a request of the block layer, or a bio of
+ * which no request has been made yet, see UBLK_BPF_ATTACH_F_REQUESTS.
  *
  * All numbers are in native byte order. Structures only grow at their end.
  */
@@ -24,6 +28,22 @@
 #define UBLK_F_BPF		0x1000000000000ULL	/* bit 48 */
 
 /*
+ * ->version of struct ublk_bpf_info. Kernels that have another one number, but
+ * not this header's structures, are none of ours.
+ *
+ * 1	the plan
+ * 2	the completion program, errors to user space, DRAIN_BPF, bios
+ */
+#define UBLK_BPF_VERSION	2
+
+/*
+ * In ->op_flags of struct ublksrv_io_desc, beside UBLK_IO_F_*: the program's
+ * plan for this request was executed and failed, see
+ * UBLK_BPF_ATTACH_F_PASS_ERRORS. A part of it may have been done.
+ */
+#define UBLK_IO_F_BPF_FAILED	(1U << 30)
+
+/*
  * Control commands, on /dev/ublk-control, CAP_SYS_ADMIN. As with the other
  * commands, struct ublksrv_ctrl_cmd has the device in ->dev_id, the address of
  * the argument in ->addr and its size in ->len.
@@ -31,6 +51,10 @@
  * ATTACH_BPF	struct ublk_bpf_attach
  * DETACH_BPF	no argument; -ENOENT if nothing is attached
  * GET_BPF_INFO	struct ublk_bpf_info, filled in up to ->len bytes
+ * DRAIN_BPF	no argument; -ENOENT if nothing is attached. Returns when all
+ *		requests are done that were planned before the command (by this
+ *		program or by one that it has replaced), while it goes on with
+ *		others. Nothing is synced. -EINTR, -ECANCELED: see below
  *
  * All: -ENODEV if there is no such device, -EOPNOTSUPP if it was added without
  * UBLK_F_BPF. When ATTACH_BPF (replacing) or DETACH_BPF returns, no request
@@ -54,15 +78,19 @@
 #define UBLK_CMD_ATTACH_BPF	0x70
 #define UBLK_CMD_DETACH_BPF	0x71
 #define UBLK_CMD_GET_BPF_INFO	0x72
+#define UBLK_CMD_DRAIN_BPF	0x73
 #define UBLK_U_CMD_ATTACH_BPF	\
 	_IOWR('u', UBLK_CMD_ATTACH_BPF, struct ublksrv_ctrl_cmd)
 #define UBLK_U_CMD_DETACH_BPF	\
 	_IOWR('u', UBLK_CMD_DETACH_BPF, struct ublksrv_ctrl_cmd)
 #define UBLK_U_CMD_GET_BPF_INFO	\
 	_IOWR('u', UBLK_CMD_GET_BPF_INFO, struct ublksrv_ctrl_cmd)
+#define UBLK_U_CMD_DRAIN_BPF	\
+	_IOWR('u', UBLK_CMD_DRAIN_BPF, struct ublksrv_ctrl_cmd)
 
 #define UBLK_BPF_MAX_FILES	16	/* of one attachment */
 #define UBLK_BPF_MAX_SQES	8	/* of one request */
+#define UBLK_BPF_MAX_ROUNDS	16	/* plans for one request, see below */
 #define UBLK_BPF_MAX_DEPTH	8	/* of devices whose programs' files are devices */
 
 /* Take the place of an attached program; without it, attach is -EBUSY then */
@@ -77,6 +105,26 @@
  * below the one that is mounted.
  */
 #define UBLK_BPF_ATTACH_F_INLINE_REG	0x4U
+/* ->complete_fd is the completion program */
+#define UBLK_BPF_ATTACH_F_COMPLETE	0x8U
+/*
+ * A request whose plan fails is handed to the server, with UBLK_IO_F_BPF_FAILED,
+ * instead of failing. While there is no server it waits or fails as the
+ * device's recovery flags say. With a completion program: what that completes
+ * with an error.
+ */
+#define UBLK_BPF_ATTACH_F_PASS_ERRORS	0x10U
+/*
+ * By default the program sees a READ or WRITE as the bio that it is, before the
+ * block layer makes a request of it: it is not merged, no scheduler sees it,
+ * and there is no queue and no tag. With this flag it sees requests only.
+ * It sees them, too, of partitions (of a module on a stock kernel), while the
+ * device has an I/O scheduler, and whenever memory is short.
+ */
+#define UBLK_BPF_ATTACH_F_REQUESTS	0x20U
+
+/* ->q_id and ->tag of a bio */
+#define UBLK_BPF_NO_TAG		0xffffU
 
 /**
  * struct ublk_bpf_attach - argument of UBLK_U_CMD_ATTACH_BPF
@@ -84,13 +132,13 @@
  *		attachment keeps a reference, the caller may close it
  * @flags:	UBLK_BPF_ATTACH_F_*
  * @nr_files:	valid entries of @fds, 0..UBLK_BPF_MAX_FILES
- * @reserved:	0
+ * @complete_fd: with UBLK_BPF_ATTACH_F_COMPLETE, the completion program; else 0
  * @fds:	what the ->fd of an SQE indexes: regular files or block devices.
  *		The attachment keeps references. How each was opened decides:
  *		O_DIRECT or buffered, readable, writable
  *
- * -EINVAL: unknown flag, reserved bits, too many files, a program that is not
- *	one for ublk, a file that is neither regular nor a block device (an
+ * -EINVAL: unknown flag, too many files, a program that is not one for ublk, or
+ *	of the wrong one of the two kinds where the kernel can tell them apart, a file that is neither regular nor a block device (an
  *	anonymous inode is neither), or is open with O_APPEND, or needs direct
  *	I/O to be aligned more than the device's logical block size (offset,
  *	length) or DMA alignment (memory, UBLK_PARAM_TYPE_DMA_ALIGN) makes it
@@ -111,41 +159,71 @@ struct ublk_bpf_attach {
 	__s32	prog_fd;
 	__u32	flags;
 	__u32	nr_files;
-	__u32	reserved;
+	__s32	complete_fd;
 	__s32	fds[UBLK_BPF_MAX_FILES];
 };
 
 /**
- * struct ublk_bpf_ctx - context of the program, read only
- * @q_id:	hardware queue
- * @tag:	unique among the queue's requests in flight
+ * struct ublk_bpf_ctx - context of both programs, read only
+ * @q_id:	hardware queue, or UBLK_BPF_NO_TAG
+ * @tag:	unique among the queue's requests in flight, or UBLK_BPF_NO_TAG
  * @op:		UBLK_IO_OP_*
+ * @round:	how many plans were executed: 0, in the completion program 1 to
+ *		UBLK_BPF_MAX_ROUNDS
+ * @failed:	completion program: bit N says that SQE N of the last plan failed,
+ *		or was not issued as the one that it is linked to failed
+ * @pad:	0
  * @flags:	UBLK_IO_F_*
  * @nr_sectors:	length in sectors of 512 bytes, 0 for UBLK_IO_OP_FLUSH
  * @start_sector: first sector of 512 bytes, on the whole device
  * @dev_id:	N of /dev/ublkbN
  * @nr_files:	attached files, valid ->fd are below
+ * @result:	completion program: what the last plan came to, 0 or the negative
+ *		errno of its first error. Else 0
+ * @pad2:	0
+ * @user_data:	completion program: of the last plan's first SQE. Else 0
  */
 struct ublk_bpf_ctx {
 	__u16	q_id;
 	__u16	tag;
 	__u8	op;
-	__u8	pad[3];
+	__u8	round;
+	__u8	failed;
+	__u8	pad;
 	__u32	flags;
 	__u32	nr_sectors;
 	__u64	start_sector;
 	__u32	dev_id;
 	__u32	nr_files;
+	__s32	result;
+	__u32	pad2;
+	__u64	user_data;
 };
 
 /*
- * What a program returns. The numbers are those of the RFC of February 2023.
+ * What the program returns. The numbers are those of the RFC of February 2023.
  *
  * UBLK_BPF_IO_ABORTED	fail the request with an I/O error
  * UBLK_BPF_IO_DROP	complete it without I/O: writes are dropped, reads
  *			return zeroes
  * UBLK_BPF_IO_PASS	hand it to the user space server, as ublk always did
  * UBLK_BPF_IO_REDIRECT	the kernel executes the plan, then completes the request
+ *
+ * Any other value fails the request.
+ *
+ * The completion program runs when all SQEs of a plan are done, in any context,
+ * interrupts included. It returns
+ *
+ * 0 or a negative errno	complete the request with it: ctx->result leaves
+ *				it as it is. A READ that completes with 0 after
+ *				an SQE of it failed shows zeroes, not memory
+ * UBLK_BPF_IO_PASS		hand it to the server, as from the start. With
+ *				UBLK_IO_F_BPF_FAILED, if ctx->result is an error
+ * UBLK_BPF_IO_REDIRECT		execute the plan that it has queued, from a
+ *				worker, and run it again. Bytes of a READ that
+ *				this plan does not cover keep what those before
+ *				have read. After UBLK_BPF_MAX_ROUNDS plans the
+ *				request fails with EIO
  *
  * Any other value fails the request.
  */
@@ -164,7 +242,9 @@ enum ublk_bpf_verdict {
  * ->flags	IOSQE_IO_LINK: the next SQE is issued when this one has
  *		succeeded, and is not issued if it failed. SQEs that are not
  *		linked run in parallel, in no order
- * ->user_data	is ignored, all that is not named here must be 0
+ * ->user_data	of the first SQE is ->user_data of the completion program's
+ *		context; else it is ignored. All that is not named here must
+ *		be 0
  *
  * IORING_OP_READ, IORING_OP_READ_FIXED	for UBLK_IO_OP_READ
  * IORING_OP_WRITE, IORING_OP_WRITE_FIXED	for UBLK_IO_OP_WRITE
@@ -246,7 +326,10 @@ enum ublk_bpf_reason {
 	UBLK_BPF_REFUSED_UNCOVERED	= 17,
 	/* FLUSH without an FSYNC of a written file */
 	UBLK_BPF_REFUSED_NO_FSYNC	= 18,
-	/* not one of enum ublk_bpf_verdict */
+	/*
+	 * what the program or the completion program returned has no meaning,
+	 * or is one more plan after UBLK_BPF_MAX_ROUNDS
+	 */
 	UBLK_BPF_REFUSED_VERDICT	= 19,
 	UBLK_BPF_NR_REFUSED		= 20,
 };
@@ -266,7 +349,7 @@ struct ublk_bpf_refused {
 /**
  * struct ublk_bpf_last_refused - the last SQE, plan or verdict refused
  * @reason:	enum ublk_bpf_reason, UBLK_BPF_REFUSED_NONE if there was none.
- *		For a whole plan, only @op, @q_id, @tag and @value are valid
+ *		For a whole plan, only @op, q_id, tag and @value are valid
  * @op:		UBLK_IO_OP_* of the request
  * @opcode:	of the SQE
  * @sqe_flags:	of the SQE
@@ -314,6 +397,12 @@ struct ublk_bpf_last_refused {
  *		executed, or files are still synced. FLUSHes wait for it
  * @sync_error:	positive errno of the last of these syncs that failed, 0 if none
  * @sync_failed: how many have
+ * @version:	UBLK_BPF_VERSION of the kernel
+ * @complete_id: BPF program id of the completion program, 0 if there is none
+ * @bios:	of the redirected ones, how many were bios
+ * @rounds:	plans executed beyond the first of a request
+ * @passed_late: requests handed to the server by the completion program
+ * @errors_passed: requests handed to the server as they failed
  *
  * Counters are since the device was added and never reset; they are read
  * without stopping I/O.
@@ -336,6 +425,12 @@ struct ublk_bpf_info {
 	__u32	nr_retiring;
 	__u32	sync_error;
 	__u64	sync_failed;
+	__u32	version;
+	__u32	complete_id;
+	__u64	bios;
+	__u64	rounds;
+	__u64	passed_late;
+	__u64	errors_passed;
 };
 
 #ifdef __cplusplus
@@ -350,18 +445,23 @@ __UBLK_BPF_ASSERT(sizeof(struct ublk_bpf_attach) == 80);
 __UBLK_BPF_AT(ublk_bpf_attach, prog_fd, 0);
 __UBLK_BPF_AT(ublk_bpf_attach, flags, 4);
 __UBLK_BPF_AT(ublk_bpf_attach, nr_files, 8);
-__UBLK_BPF_AT(ublk_bpf_attach, reserved, 12);
+__UBLK_BPF_AT(ublk_bpf_attach, complete_fd, 12);
 __UBLK_BPF_AT(ublk_bpf_attach, fds, 16);
-__UBLK_BPF_ASSERT(sizeof(struct ublk_bpf_ctx) == 32);
+__UBLK_BPF_ASSERT(sizeof(struct ublk_bpf_ctx) == 48);
 __UBLK_BPF_AT(ublk_bpf_ctx, q_id, 0);
 __UBLK_BPF_AT(ublk_bpf_ctx, tag, 2);
 __UBLK_BPF_AT(ublk_bpf_ctx, op, 4);
-__UBLK_BPF_AT(ublk_bpf_ctx, pad, 5);
+__UBLK_BPF_AT(ublk_bpf_ctx, round, 5);
+__UBLK_BPF_AT(ublk_bpf_ctx, failed, 6);
+__UBLK_BPF_AT(ublk_bpf_ctx, pad, 7);
 __UBLK_BPF_AT(ublk_bpf_ctx, flags, 8);
 __UBLK_BPF_AT(ublk_bpf_ctx, nr_sectors, 12);
 __UBLK_BPF_AT(ublk_bpf_ctx, start_sector, 16);
 __UBLK_BPF_AT(ublk_bpf_ctx, dev_id, 24);
 __UBLK_BPF_AT(ublk_bpf_ctx, nr_files, 28);
+__UBLK_BPF_AT(ublk_bpf_ctx, result, 32);
+__UBLK_BPF_AT(ublk_bpf_ctx, pad2, 36);
+__UBLK_BPF_AT(ublk_bpf_ctx, user_data, 40);
 __UBLK_BPF_ASSERT(sizeof(struct ublk_bpf_refused) == 16);
 __UBLK_BPF_AT(ublk_bpf_refused, error, 0);
 __UBLK_BPF_AT(ublk_bpf_refused, reserved, 4);
@@ -379,7 +479,7 @@ __UBLK_BPF_AT(ublk_bpf_last_refused, len, 16);
 __UBLK_BPF_AT(ublk_bpf_last_refused, value, 20);
 __UBLK_BPF_AT(ublk_bpf_last_refused, off, 24);
 __UBLK_BPF_AT(ublk_bpf_last_refused, addr, 32);
-__UBLK_BPF_ASSERT(sizeof(struct ublk_bpf_info) == 456);
+__UBLK_BPF_ASSERT(sizeof(struct ublk_bpf_info) == 496);
 __UBLK_BPF_AT(ublk_bpf_info, prog_id, 0);
 __UBLK_BPF_AT(ublk_bpf_info, attach_flags, 4);
 __UBLK_BPF_AT(ublk_bpf_info, nr_files, 8);
@@ -397,6 +497,12 @@ __UBLK_BPF_AT(ublk_bpf_info, last, 400);
 __UBLK_BPF_AT(ublk_bpf_info, nr_retiring, 440);
 __UBLK_BPF_AT(ublk_bpf_info, sync_error, 444);
 __UBLK_BPF_AT(ublk_bpf_info, sync_failed, 448);
+__UBLK_BPF_AT(ublk_bpf_info, version, 456);
+__UBLK_BPF_AT(ublk_bpf_info, complete_id, 460);
+__UBLK_BPF_AT(ublk_bpf_info, bios, 464);
+__UBLK_BPF_AT(ublk_bpf_info, rounds, 472);
+__UBLK_BPF_AT(ublk_bpf_info, passed_late, 480);
+__UBLK_BPF_AT(ublk_bpf_info, errors_passed, 488);
 
 #undef __UBLK_BPF_AT
 #undef __UBLK_BPF_ASSERT

@@ -2,8 +2,8 @@
 /*
  * BPF programs that serve ublk requests in the kernel: attach, detach, info.
  *
- * An attachment is published by an RCU pointer and kept by a percpu reference
- * of each request that uses it. Detach waits for these references, not for a
+ * An attachment is published by an RCU pointer to its epoch, which is kept by a
+ * percpu reference of each request that uses it. Detach waits for these references, not for a
  * queue freeze: a server that detaches its own program would wait for requests
  * that it has to serve.
  */
@@ -17,34 +17,47 @@
 
 #define UBLK_BPF_ATTACH_F_ALL	(UBLK_BPF_ATTACH_F_REPLACE | \
 				 UBLK_BPF_ATTACH_F_NO_INLINE | \
-				 UBLK_BPF_ATTACH_F_INLINE_REG)
+				 UBLK_BPF_ATTACH_F_INLINE_REG | \
+				 UBLK_BPF_ATTACH_F_COMPLETE | \
+				 UBLK_BPF_ATTACH_F_PASS_ERRORS | \
+				 UBLK_BPF_ATTACH_F_REQUESTS)
+
+static int ublk_bpf_get_progs(struct ublk_bpf_att *att,
+			      const struct ublk_bpf_attach *arg)
+{
+	struct bpf_prog *prog;
+
+	prog = ublk_bpf_face_get_prog(arg->prog_fd, false);
+	if (IS_ERR(prog))
+		return PTR_ERR(prog);
+	att->prog = prog;
+	if (!(arg->flags & UBLK_BPF_ATTACH_F_COMPLETE))
+		return 0;
+	prog = ublk_bpf_face_get_prog(arg->complete_fd, true);
+	if (IS_ERR(prog))
+		return PTR_ERR(prog);
+	att->complete = prog;
+	return 0;
+}
 
 static struct ublk_bpf_att *
 ublk_bpf_alloc_att(struct ublk_bpf_dev *bd, const struct ublk_bpf_attach *arg)
 {
 	struct ublk_bpf_att *att;
-	struct bpf_prog *prog;
 	int ret;
 	u32 i;
 
 	att = kzalloc_obj(*att, GFP_KERNEL);
 	if (!att)
 		return ERR_PTR(-ENOMEM);
-	ret = ublk_bpf_init_ref(att);
-	if (ret) {
-		kfree(att);
-		return ERR_PTR(ret);
-	}
+	ublk_bpf_init_retire(att);
 	att->bd = bd;
 	att->flags = arg->flags;
 	att->rescued = true;
 
-	prog = ublk_bpf_face_get_prog(arg->prog_fd);
-	if (IS_ERR(prog)) {
-		ret = PTR_ERR(prog);
+	ret = ublk_bpf_get_progs(att, arg);
+	if (ret)
 		goto free;
-	}
-	att->prog = prog;
 
 	for (i = 0; i < arg->nr_files; i++) {
 		struct file *file = fget(arg->fds[i]);
@@ -67,24 +80,27 @@ free:
 
 /* Returns what was attached before, NULL, or an error with nothing changed */
 static struct ublk_bpf_att *ublk_bpf_publish(struct ublk_bpf_dev *bd,
-					     struct ublk_bpf_att *att)
+					     struct ublk_bpf_epoch *epoch)
 	__must_hold(&ublk_bpf_lock)
 {
+	struct ublk_bpf_att *att = epoch->att;
 	int ret;
 
 	if (!bd->disk)
 		return ERR_PTR(-ENODEV);
-	if (rcu_access_pointer(bd->att) &&
+	if (ublk_bpf_get_att(bd) &&
 	    !(att->flags & UBLK_BPF_ATTACH_F_REPLACE))
 		return ERR_PTR(-EBUSY);
 	ret = ublk_bpf_check_files(bd, att);
+	if (!ret && ublk_bpf_wants_bios(att) && !ublk_bpf_can_intercept(bd))
+		ret = -ENOMEM;
 	if (ret)
 		return ERR_PTR(ret);
 	/* no FLUSH comes to a device that does not announce a cache */
 	att->durable = !(bd->disk->queue->limits.features &
 			 BLK_FEAT_WRITE_CACHE);
 	WRITE_ONCE(bd->nr_attach, bd->nr_attach + 1);
-	return ublk_bpf_set_att(bd, att, false);
+	return ublk_bpf_set_epoch(bd, epoch, false);
 }
 
 /*
@@ -108,6 +124,7 @@ static int ublk_bpf_attach(struct ublk_bpf_dev *bd,
 			   const struct ublksrv_ctrl_cmd *header)
 {
 	struct ublk_bpf_att *att, *old;
+	struct ublk_bpf_epoch *epoch;
 	struct ublk_bpf_attach arg;
 	int ret;
 
@@ -117,27 +134,37 @@ static int ublk_bpf_attach(struct ublk_bpf_dev *bd,
 				    u64_to_user_ptr(header->addr), header->len);
 	if (ret)
 		return ret;
-	if (arg.reserved || arg.flags & ~UBLK_BPF_ATTACH_F_ALL ||
+	if (arg.flags & ~UBLK_BPF_ATTACH_F_ALL ||
 	    arg.nr_files > UBLK_BPF_MAX_FILES)
+		return -EINVAL;
+	if (arg.complete_fd && !(arg.flags & UBLK_BPF_ATTACH_F_COMPLETE))
 		return -EINVAL;
 
 	att = ublk_bpf_alloc_att(bd, &arg);
 	if (IS_ERR(att))
 		return PTR_ERR(att);
+	ret = -ENOMEM;
+	epoch = ublk_bpf_new_epoch(att);
+	if (!epoch)
+		goto free_att;
 	ret = ublk_bpf_init_workers(bd, att->stacked);
 	if (!ret && mutex_lock_killable(&ublk_bpf_lock))
 		ret = -ECANCELED;
-	if (ret) {
-		ublk_bpf_free_att(att);
-		return ret;
-	}
-	old = ublk_bpf_publish(bd, att);
+	if (ret)
+		goto put_epoch;
+	old = ublk_bpf_publish(bd, epoch);
 	mutex_unlock(&ublk_bpf_lock);
 	if (IS_ERR(old)) {
-		ublk_bpf_free_att(att);
-		return PTR_ERR(old);
+		ret = PTR_ERR(old);
+		goto put_epoch;
 	}
 	return old ? ublk_bpf_wait_retired(old) : 0;
+
+put_epoch:
+	ublk_bpf_put_epoch(epoch);
+free_att:
+	ublk_bpf_free_att(att);
+	return ret;
 }
 
 /* Also after one that was killed while it waited: waits on */
@@ -147,11 +174,66 @@ static int ublk_bpf_detach(struct ublk_bpf_dev *bd)
 
 	if (mutex_lock_killable(&ublk_bpf_lock))
 		return -ECANCELED;
-	old = ublk_bpf_set_att(bd, NULL, false);
+	old = ublk_bpf_set_epoch(bd, NULL, false);
 	if (!old)
 		old = ublk_bpf_last_owed(bd);
 	mutex_unlock(&ublk_bpf_lock);
 	return old ? ublk_bpf_wait_retired(old) : -ENOENT;
+}
+
+/* Puts @epoch */
+static int ublk_bpf_wait_epoch(struct ublk_bpf_epoch *epoch)
+{
+	int ret = wait_for_completion_killable(&epoch->done);
+
+	ublk_bpf_put_epoch(epoch);
+	return ret ? -EINTR : 0;
+}
+
+/* What was replaced up to @no, and still has requests */
+static int ublk_bpf_drain_owed(struct ublk_bpf_dev *bd, u64 no)
+{
+	struct ublk_bpf_epoch *epoch;
+	int ret;
+
+	do {
+		if (mutex_lock_killable(&ublk_bpf_lock))
+			return -EINTR;
+		epoch = ublk_bpf_owed_epoch(bd, no);
+		mutex_unlock(&ublk_bpf_lock);
+		ret = epoch ? ublk_bpf_wait_epoch(epoch) : 0;
+	} while (epoch && !ret);
+	return ret;
+}
+
+/* Of what comes after this, nobody waits: it uses another epoch */
+static int ublk_bpf_drain(struct ublk_bpf_dev *bd)
+{
+	struct ublk_bpf_epoch *epoch, *last = NULL;
+	struct ublk_bpf_att *att;
+	u64 owed_no;
+	int ret;
+
+	epoch = ublk_bpf_new_epoch(NULL);
+	if (!epoch)
+		return -ENOMEM;
+	if (mutex_lock_killable(&ublk_bpf_lock)) {
+		ublk_bpf_put_epoch(epoch);
+		return -ECANCELED;
+	}
+	att = ublk_bpf_get_att(bd);
+	if (att) {
+		epoch->att = att;
+		last = ublk_bpf_next_epoch(bd, epoch);
+	}
+	owed_no = bd->home->last_no;
+	mutex_unlock(&ublk_bpf_lock);
+	if (!att) {
+		ublk_bpf_put_epoch(epoch);
+		return -ENOENT;
+	}
+	ret = ublk_bpf_wait_epoch(last);
+	return ret ?: ublk_bpf_drain_owed(bd, owed_no);
 }
 
 static void ublk_bpf_sum_stats(struct ublk_bpf_dev *bd,
@@ -172,6 +254,10 @@ static void ublk_bpf_sum_stats(struct ublk_bpf_dev *bd,
 		info->failed += READ_ONCE(s->failed);
 		info->sqes += READ_ONCE(s->more_sqes);
 		info->deferred += READ_ONCE(s->deferred);
+		info->bios += READ_ONCE(s->bios);
+		info->rounds += READ_ONCE(s->rounds);
+		info->passed_late += READ_ONCE(s->passed_late);
+		info->errors_passed += READ_ONCE(s->errors_passed);
 		for (i = 0; i < UBLK_BPF_NR_REFUSED; i++)
 			info->refused[i].count += READ_ONCE(s->refused[i]);
 	}
@@ -182,19 +268,23 @@ static int ublk_bpf_get_info(struct ublk_bpf_dev *bd,
 			     const struct ublksrv_ctrl_cmd *header)
 {
 	struct ublk_bpf_info info = {};
-	const struct ublk_bpf_att *att;
+	const struct ublk_bpf_epoch *epoch;
 
 	if (!header->addr || !header->len)
 		return -EINVAL;
 	/* not under the lock: nothing is to keep anybody from asking */
 	rcu_read_lock();
-	att = rcu_dereference(bd->att);
-	if (att) {
+	epoch = rcu_dereference(bd->epoch);
+	if (epoch) {
+		const struct ublk_bpf_att *att = epoch->att;
+
 		info.prog_id = att->prog->aux->id;
+		info.complete_id = att->complete ? att->complete->aux->id : 0;
 		info.attach_flags = att->flags;
 		info.nr_files = att->nr_files;
 	}
 	rcu_read_unlock();
+	info.version = UBLK_BPF_VERSION;
 	info.pdu_bytes = READ_ONCE(bd->pdu_bytes);
 	info.nr_attach = READ_ONCE(bd->nr_attach);
 	spin_lock_irq(&bd->home->lock);
@@ -225,6 +315,8 @@ int ublk_bpf_ctrl_cmd(struct ublk_bpf_dev *bd, u32 cmd,
 		return ublk_bpf_detach(bd);
 	case UBLK_CMD_GET_BPF_INFO:
 		return ublk_bpf_get_info(bd, header);
+	case UBLK_CMD_DRAIN_BPF:
+		return ublk_bpf_drain(bd);
 	default:
 		return -EOPNOTSUPP;
 	}
@@ -271,14 +363,24 @@ void ublk_bpf_set_limits(struct queue_limits *lim)
 }
 EXPORT_SYMBOL_GPL(ublk_bpf_set_limits);
 
+/*
+ * Before the disk is added. Writeback is throttled for the backing already; to
+ * do it once more costs a cache line that all processors share.
+ */
+void ublk_bpf_init_disk(struct gendisk *disk)
+{
+	set_bit(QUEUE_FLAG_DISABLE_WBT_DEF, &disk->queue->queue_flags);
+}
+EXPORT_SYMBOL_GPL(ublk_bpf_init_disk);
+
 /* From here on programs can be attached */
 void ublk_bpf_start_dev(struct ublk_bpf_dev *bd, struct gendisk *disk)
 {
+	ublk_bpf_init_intercept(bd, disk);
 	mutex_lock(&ublk_bpf_lock);
 	WRITE_ONCE(bd->stopping, false);
 	WRITE_ONCE(bd->pdu_bytes, disk->queue->tag_set->cmd_size);
 	WRITE_ONCE(bd->nr_hw_queues, disk->queue->tag_set->nr_hw_queues);
-	bd->srcu = disk->queue->tag_set->srcu;
 	bd->disk = disk;
 	ublk_bpf_enter_graph(bd);
 	mutex_unlock(&ublk_bpf_lock);
@@ -296,8 +398,8 @@ void ublk_bpf_stop_dev(struct ublk_bpf_dev *bd)
 	mutex_lock(&ublk_bpf_lock);
 	if (bd->disk) {
 		ublk_bpf_leave_graph(bd);
+		old = ublk_bpf_set_epoch(bd, NULL, true);
 		bd->disk = NULL;
-		old = ublk_bpf_set_att(bd, NULL, true);
 	}
 	mutex_unlock(&ublk_bpf_lock);
 	if (!old)

@@ -7,17 +7,18 @@
  */
 #include <linux/bio.h>
 #include <linux/blkdev.h>
-#include <uapi/linux/io_uring.h>
 #include "ublk_bpf_int.h"
 
 static void ublk_bpf_bio_end_io(struct bio *bio)
 {
-	struct ublk_bpf_sqe *s = bio->bi_private;
+	struct ublk_bpf_sqe *s = container_of(bio, struct ublk_bpf_sqe, bio);
 	const bool nowait = bio->bi_opf & REQ_NOWAIT;
-	int ret = blk_status_to_errno(bio->bi_status);
+	long ret = s->len - s->done;
 
+	if (unlikely(bio->bi_status))
+		ret = blk_status_to_errno(bio->bi_status);
 	bio_uninit(bio);
-	ublk_bpf_rw_done(s, ret ?: s->len - s->done, nowait);
+	ublk_bpf_rw_done(s, ret, nowait);
 }
 
 static bool ublk_bpf_bio_fits(const struct ublk_bpf_file *f,
@@ -25,7 +26,7 @@ static bool ublk_bpf_bio_fits(const struct ublk_bpf_file *f,
 {
 	const struct inode *inode = f->bdev->bd_mapping->host;
 
-	if (s->idx >= UBLK_BPF_NR_BIOS || f->bdev->bd_mapping->nrpages)
+	if (f->bdev->bd_mapping->nrpages)
 		return false;
 	if ((s->off | s->len | s->done) & (bdev_logical_block_size(f->bdev) - 1))
 		return false;
@@ -33,73 +34,69 @@ static bool ublk_bpf_bio_fits(const struct ublk_bpf_file *f,
 		!(bdev_read_only(f->bdev) || IS_SWAPFILE(inode));
 }
 
-static blk_opf_t ublk_bpf_bio_opf(const struct request *rq,
+static blk_opf_t ublk_bpf_bio_opf(const struct ublk_bpf_req *req,
 				  const struct ublk_bpf_file *f,
-				  const struct ublk_bpf_sqe *s, bool durable)
+				  const struct ublk_bpf_sqe *s)
 {
+	const struct request *rq = req->rq;
 	blk_opf_t opf;
 
 	/*
 	 * What the submitter says of its I/O holds below as well; unless bios
 	 * of several were merged, of which some must not fail so easily.
 	 */
-	opf = rq->cmd_flags & (REQ_META | REQ_PRIO | REQ_RAHEAD |
-			       REQ_FAILFAST_MASK);
-	if (unlikely(opf) && rq->rq_flags & RQF_MIXED_MERGE)
+	opf = req->opf & (REQ_META | REQ_PRIO | REQ_RAHEAD | REQ_FAILFAST_MASK);
+	if (unlikely(opf) && rq && rq->rq_flags & RQF_MIXED_MERGE)
 		opf &= ~(REQ_RAHEAD | REQ_FAILFAST_MASK);
-	/*
-	 * What can be merged has been, for our own queue. A scheduler may find
-	 * more; without one, looking for it is in vain.
-	 */
-	if (!bdev_get_queue(f->bdev)->elevator)
-		opf |= REQ_NOMERGE;
 	if (s->opcode == IORING_OP_READ)
-		return opf | REQ_OP_READ;
+		return opf | REQ_OP_READ | (req->opf & REQ_SYNC);
 	/*
 	 * Always, as direct I/O does it: it has been throttled for our own
 	 * queue, and a worker that is throttled holds up what comes after it.
 	 */
 	opf |= REQ_OP_WRITE | REQ_SYNC | REQ_IDLE;
 	/* FUA of the request does not hang on the program */
-	if (rq->cmd_flags & REQ_FUA || durable || f->ki_flags & IOCB_DSYNC ||
+	if (req->opf & REQ_FUA || req->att->durable ||
+	    f->ki_flags & IOCB_DSYNC ||
 	    s->op_flags & (__force u32)UBLK_BPF_RW_FLAGS)
 		opf |= REQ_FUA;
 	return opf;
 }
 
+/* A clone of all the request's bios, which the block layer has no helper for */
+static void ublk_bpf_init_merged(struct bio *bio, struct block_device *bdev,
+				 const struct ublk_bpf_req *req)
+{
+	struct bio *src = req->bio;
+
+	bio_init(bio, bdev, NULL, 0, 0);
+	bio_set_flag(bio, BIO_CLONED);
+	bio->bi_io_vec = req->bvec;
+	bio->bi_iter.bi_size = req->bytes;
+	bio->bi_ioprio = src->bi_ioprio;
+	bio->bi_write_hint = src->bi_write_hint;
+	bio_clone_blkg_association(bio, src);
+}
+
 bool __ublk_bpf_issue_bio(struct ublk_bpf_req *req, struct ublk_bpf_sqe *s,
 			  bool nowait)
 {
-	const struct ublk_bpf_file *f = &req->att->files[s->fd];
-	struct request *rq = req->rq;
-	struct bio *src = rq->bio, *bio;
+	const struct ublk_bpf_file *f = ublk_bpf_sqe_file(req, s);
+	struct bio *bio = &s->bio;
 
 	if (!ublk_bpf_bio_fits(f, s))
 		return false;
+	if (unlikely(req->bvec))
+		ublk_bpf_init_merged(bio, f->bdev, req);
+	else if (bio_init_clone(f->bdev, bio, req->bio, GFP_NOWAIT))
+		return false;
 
-	bio = &req->bios[s->idx];
-	bio_init(bio, NULL, NULL, 0,
-		 ublk_bpf_bio_opf(rq, f, s, req->att->durable) |
-		 (nowait ? REQ_NOWAIT : 0));
-	/* the bvecs are the request's */
-	bio_set_flag(bio, BIO_CLONED);
-	bio->bi_bdev = f->bdev;
-	if (req->bvec) {
-		bio->bi_io_vec = req->bvec;
-		bio->bi_iter.bi_size = blk_rq_bytes(rq);
-	} else {
-		bio->bi_io_vec = src->bi_io_vec;
-		bio->bi_iter = src->bi_iter;
-	}
+	bio->bi_opf = ublk_bpf_bio_opf(req, f, s) | (nowait ? REQ_NOWAIT : 0);
 	if (unlikely(s->data_off + s->done))
 		bio_advance_iter(bio, &bio->bi_iter, s->data_off + s->done);
 	bio->bi_iter.bi_size = s->len - s->done;
 	bio->bi_iter.bi_sector = (s->off + s->done) >> SECTOR_SHIFT;
-	bio->bi_ioprio = req_get_ioprio(rq);
-	bio->bi_write_hint = src->bi_write_hint;
 	bio->bi_end_io = ublk_bpf_bio_end_io;
-	bio->bi_private = s;
-	bio_clone_blkg_association(bio, src);
 	submit_bio_noacct(bio);
 	return true;
 }

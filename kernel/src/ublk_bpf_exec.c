@@ -1,90 +1,32 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Executes the plan of a request: issues its SQEs, in the submitter's context
- * where that is safe and from a worker otherwise, and completes the request.
+ * Executes a plan: issues its SQEs, in the submitter's context where that is
+ * safe and from a worker otherwise, and says when all are done.
  *
  * Lifetime: an SQE that has been started holds a reference of its request
  * until ublk_bpf_sqe_done(), wherever it waits meanwhile. One that goes
  * through a file's operations is done when these have returned, too: they look
  * at the kiocb and the file after its completion. The request holds a
- * reference of the attachment, which is put before the request is completed.
- * Lanes and workqueues outlive every request.
+ * reference of the attachment's epoch, which is put before the request is
+ * completed. Lanes and workqueues outlive every request.
  */
 #include <linux/bio.h>
 #include <linux/uio.h>
-#include <uapi/linux/io_uring.h>
 #include "ublk_bpf_int.h"
 
 static void ublk_bpf_sqe_done(struct ublk_bpf_sqe *s, long ret);
 
-static inline struct ublk_bpf_file *
-ublk_bpf_sqe_file(const struct ublk_bpf_req *req, const struct ublk_bpf_sqe *s)
-{
-	return &req->att->files[s->fd];
-}
-
-/*
- * As ublk_end_request() explains, a final fput() must not become task work of
- * a task that serves the file. A completion with interrupts disabled comes as
- * it is.
- */
-void ublk_bpf_end_rq(struct request *rq, blk_status_t sts)
-{
-	if (irqs_disabled()) {
-		blk_mq_end_request(rq, sts);
-		return;
-	}
-	local_bh_disable();
-	blk_mq_end_request(rq, sts);
-	local_bh_enable();
-}
-
-static void ublk_bpf_free_bvec(struct ublk_bpf_req *req)
-{
-	if (req->bvec_pool)
-		mempool_free(req->bvec, req->att->bd->bvecs);
-	else
-		kfree(req->bvec);
-}
-
 static void ublk_bpf_put_req(struct ublk_bpf_req *req)
 {
-	struct ublk_bpf_att *att = req->att;
-	struct ublk_bpf_lane *lane = ublk_bpf_done_lane(att->bd, req->rq);
-	blk_status_t sts = BLK_STS_OK;
-
 	/* a plan of one SQE is done with it */
-	if (req->nr > 1 && !atomic_dec_and_test(&req->ref))
-		return;
-
-	if (unlikely(req->bvec))
-		ublk_bpf_free_bvec(req);
-	if (unlikely(req->error)) {
-		this_cpu_inc(att->bd->stats->failed);
-		/* no more of what was read is shown than of what was not */
-		if (req_op(req->rq) == REQ_OP_READ)
-			ublk_bpf_zero_data(req->rq);
-		/* BLK_STS_AGAIN is for those who asked for REQ_NOWAIT */
-		sts = req->error == -EAGAIN ? BLK_STS_IOERR :
-			errno_to_blk_status(req->error);
-	}
-	WRITE_ONCE(req->att, NULL);
-	percpu_ref_put(&att->ref);
-	/*
-	 * Not blk_mq_complete_request(): what was issued has been completed
-	 * where its submitter wants it, by the backing's own queue. For a
-	 * queue of its own it would raise a softirq, and wake ksoftirqd for it.
-	 */
-	if (!ublk_bpf_collect(lane, req->rq, sts))
-		ublk_bpf_end_rq(req->rq, sts);
+	if (req->nr == 1 || atomic_dec_and_test(&req->ref))
+		ublk_bpf_plan_done(req);
 }
 
 static bool ublk_bpf_blocks(const struct ublk_bpf_req *req,
 			    const struct ublk_bpf_sqe *s)
 {
-	if (s->opcode != IORING_OP_READ && s->opcode != IORING_OP_WRITE)
-		return true;
-	return !ublk_bpf_sqe_file(req, s)->direct;
+	return !ublk_bpf_is_rw(s) || !ublk_bpf_sqe_file(req, s)->direct;
 }
 
 static int ublk_bpf_issue_blocking(struct ublk_bpf_req *req,
@@ -101,15 +43,12 @@ static int ublk_bpf_issue_blocking(struct ublk_bpf_req *req,
 	return ret;
 }
 
-/* Where a READ or WRITE is issued, and so how long it may wait */
-enum ublk_bpf_where {
-	UBLK_BPF_INLINE,	/* the submitter: not at all, if it can be helped */
-	UBLK_BPF_LANE,		/* a lane's worker: not for a frozen file system */
-	UBLK_BPF_ALONE,		/* a work of its own: as long as it takes */
-};
-
 static void ublk_bpf_issue_rw(struct ublk_bpf_req *req, struct ublk_bpf_sqe *s,
-			      enum ublk_bpf_where where);
+			      enum ublk_bpf_where where)
+{
+	if (!ublk_bpf_issue_bio(req, s, false))
+		ublk_bpf_issue_iocb(req, s, where);
+}
 
 static void ublk_bpf_sqe_workfn(struct work_struct *work)
 {
@@ -120,9 +59,9 @@ static void ublk_bpf_sqe_workfn(struct work_struct *work)
 	struct ublk_bpf_worker w;
 
 	ublk_bpf_enter_worker(&w);
-	ublk_bpf_set_blkcg(&w, req->rq);
-	memcg = ublk_bpf_enter_memcg(req->rq, &old);
-	if (s->opcode == IORING_OP_READ || s->opcode == IORING_OP_WRITE)
+	ublk_bpf_set_blkcg(&w, req->bio);
+	memcg = ublk_bpf_enter_memcg(req->bio, &old);
+	if (ublk_bpf_is_rw(s))
 		ublk_bpf_issue_rw(req, s, UBLK_BPF_ALONE);
 	else
 		ublk_bpf_sqe_done(s, ublk_bpf_issue_blocking(req, s));
@@ -138,11 +77,24 @@ static void ublk_bpf_defer_alone(struct ublk_bpf_req *req,
 	struct workqueue_struct *wq = bd->wq;
 
 	/* reclaim may wait for a FLUSH, and a hardware queue has two at most */
-	if (req_op(req->rq) == REQ_OP_FLUSH &&
+	if (ublk_bpf_req_op(req) == REQ_OP_FLUSH &&
 	    !ublk_bpf_sqe_file(req, s)->reg)
 		wq = ublk_bpf_slow_queue(bd);
 	INIT_WORK(&s->work, ublk_bpf_sqe_workfn);
 	queue_work(wq, &s->work);
+}
+
+/* The lane of regular files, or of block devices */
+static struct ublk_bpf_lane *ublk_bpf_req_lane(const struct ublk_bpf_req *req,
+					       bool reg)
+{
+	const struct ublk_bpf_dev *bd = req->att->bd;
+	unsigned int i;
+
+	/* a bio has no hardware queue: the lanes are shared by processors */
+	i = req->rq ? req->rq->mq_hctx->queue_num :
+		      raw_smp_processor_id() % bd->nr_hw_queues;
+	return &bd->lanes[i * 2 + reg];
 }
 
 /* Any context. The SQE, with its reference, is the worker's from here on */
@@ -158,7 +110,7 @@ static void ublk_bpf_defer(struct ublk_bpf_req *req, struct ublk_bpf_sqe *s)
 		return;
 	}
 	reg = ublk_bpf_sqe_file(req, s)->reg;
-	lane = ublk_bpf_rq_lane(bd, req->rq, reg);
+	lane = ublk_bpf_req_lane(req, reg);
 	/* a full barrier: the worker sees all that was written to the SQE */
 	if (llist_add(&s->node, &lane->list))
 		queue_work(ublk_bpf_lane_queue(bd, reg), &lane->work);
@@ -179,12 +131,20 @@ void ublk_bpf_lane_workfn(struct work_struct *work)
 	llist_for_each_entry_safe(s, next, list, node) {
 		struct ublk_bpf_req *req = ublk_bpf_sqe_req(s);
 
-		ublk_bpf_set_blkcg(&w, req->rq);
+		ublk_bpf_set_blkcg(&w, req->bio);
 		ublk_bpf_issue_rw(req, s, UBLK_BPF_LANE);
 		cond_resched();
 	}
 	blk_finish_plug(&plug);
 	ublk_bpf_leave_worker(&w);
+}
+
+static void ublk_bpf_sqe_failed(struct ublk_bpf_sqe *s, long ret)
+{
+	struct ublk_bpf_req *req = ublk_bpf_sqe_req(s);
+
+	set_bit(s->idx, &req->failed);
+	cmpxchg(&req->error, 0, ret);	/* the first error wins */
 }
 
 /*
@@ -195,7 +155,7 @@ static void ublk_bpf_sqe_done(struct ublk_bpf_sqe *s, long ret)
 {
 	struct ublk_bpf_req *req = ublk_bpf_sqe_req(s);
 
-	if (s->opcode == IORING_OP_READ || s->opcode == IORING_OP_WRITE) {
+	if (ublk_bpf_is_rw(s)) {
 		if (ret == s->len - s->done) {
 			ret = 0;
 		} else if (ret > 0 && ret < s->len - s->done) {
@@ -207,7 +167,7 @@ static void ublk_bpf_sqe_done(struct ublk_bpf_sqe *s, long ret)
 		}
 	}
 	if (unlikely(ret < 0))
-		cmpxchg(&req->error, 0, ret);	/* the first error wins */
+		ublk_bpf_sqe_failed(s, ret);
 
 	/* a linked SQE got its reference together with the first of its chain */
 	while (s->link) {
@@ -216,6 +176,8 @@ static void ublk_bpf_sqe_done(struct ublk_bpf_sqe *s, long ret)
 			ublk_bpf_defer(req, s);
 			break;
 		}
+		if (ret < 0)
+			ublk_bpf_sqe_failed(s, ret);
 		ublk_bpf_put_req(req);
 	}
 	ublk_bpf_put_req(req);
@@ -258,21 +220,38 @@ static void ublk_bpf_ki_complete(struct kiocb *iocb, long ret)
 		ublk_bpf_iocb_done(s);
 }
 
+/* How many bvecs the request has; of a single bio enough of them, or more */
+static unsigned int ublk_bpf_count_bvecs(const struct ublk_bpf_req *req)
+{
+	struct bio *bio = req->bio;
+	struct bvec_iter iter;
+	unsigned int nr = 0;
+	struct bio_vec bv;
+
+	/* of a bio that owns its bvecs, those from here on */
+	if (!bio->bi_next && !bio_flagged(bio, BIO_CLONED))
+		return bio->bi_vcnt - bio->bi_iter.bi_idx;
+	for (; bio; bio = bio->bi_next)
+		bio_for_each_bvec(bv, bio, iter)
+			nr++;
+	return nr;
+}
+
 static void ublk_bpf_init_iter(const struct ublk_bpf_req *req,
 			       const struct ublk_bpf_sqe *s,
 			       struct iov_iter *iter)
 {
 	const unsigned int dir = s->opcode == IORING_OP_WRITE ?
 		ITER_SOURCE : ITER_DEST;
-	const struct request *rq = req->rq;
-	const struct bio *bio = rq->bio;
+	const struct bio *bio = req->bio;
 	const struct bio_vec *bv = req->bvec;
 
 	if (bv) {
-		iov_iter_bvec(iter, dir, bv, req->nr_bvec, blk_rq_bytes(rq));
+		iov_iter_bvec(iter, dir, bv, req->nr_bvec, req->bytes);
 	} else {
 		bv = __bvec_iter_bvec(bio->bi_io_vec, bio->bi_iter);
-		iov_iter_bvec(iter, dir, bv, req->nr_bvec, blk_rq_bytes(rq));
+		iov_iter_bvec(iter, dir, bv, ublk_bpf_count_bvecs(req),
+			      req->bytes);
 		/* the bio may start in the middle of a bvec */
 		iter->iov_offset = mp_bvec_iter_offset(bio->bi_io_vec,
 						       bio->bi_iter) -
@@ -307,14 +286,35 @@ static bool ublk_bpf_start_write(struct ublk_bpf_req *req,
 	return false;
 }
 
-/* Through the file's operations */
-static void ublk_bpf_issue_iocb(struct ublk_bpf_req *req,
-				struct ublk_bpf_sqe *s,
-				enum ublk_bpf_where where)
+static int ublk_bpf_ki_flags(const struct ublk_bpf_req *req,
+			     const struct ublk_bpf_sqe *s,
+			     enum ublk_bpf_where where)
 {
-	const bool nowait = where == UBLK_BPF_INLINE;
 	const struct ublk_bpf_file *f = ublk_bpf_sqe_file(req, s);
-	struct request *rq = req->rq;
+	int flags = f->ki_flags;
+
+	if (where == UBLK_BPF_INLINE) {
+		flags |= IOCB_NOWAIT;
+		/* what is in the page cache, and nothing else: no readahead */
+		if (!f->direct)
+			flags |= IOCB_NOIO;
+	}
+	if (s->op_flags & (__force u32)RWF_DSYNC)
+		flags |= IOCB_DSYNC;
+	if (s->op_flags & (__force u32)RWF_SYNC)
+		flags |= IOCB_DSYNC | IOCB_SYNC;
+	/* what the block layer asks for does not hang on the program */
+	if (s->opcode == IORING_OP_WRITE &&
+	    (req->opf & REQ_FUA || req->att->durable))
+		flags |= IOCB_DSYNC;
+	return flags;
+}
+
+/* Through the file's operations */
+void ublk_bpf_issue_iocb(struct ublk_bpf_req *req, struct ublk_bpf_sqe *s,
+			 enum ublk_bpf_where where)
+{
+	const struct ublk_bpf_file *f = ublk_bpf_sqe_file(req, s);
 	struct kiocb *iocb = &s->iocb;
 	struct iov_iter iter;
 	ssize_t ret;
@@ -324,22 +324,15 @@ static void ublk_bpf_issue_iocb(struct ublk_bpf_req *req,
 		.ki_filp	= f->file,
 		.ki_pos		= s->off + s->done,
 		.ki_complete	= ublk_bpf_ki_complete,
-		.ki_flags	= f->ki_flags | (nowait ? IOCB_NOWAIT : 0),
-		.ki_ioprio	= req_get_ioprio(rq),
+		.ki_flags	= ublk_bpf_ki_flags(req, s, where),
+		.ki_ioprio	= ublk_bpf_req_ioprio(req),
 	};
-	if (s->op_flags & (__force u32)RWF_DSYNC)
-		iocb->ki_flags |= IOCB_DSYNC;
-	if (s->op_flags & (__force u32)RWF_SYNC)
-		iocb->ki_flags |= IOCB_DSYNC | IOCB_SYNC;
 
 	/* as the loop driver: one for us, as long as we are in there */
 	atomic_set(&s->ref, 2);
 	if (s->opcode == IORING_OP_READ) {
 		ret = f->file->f_op->read_iter(iocb, &iter);
 	} else {
-		/* what the block layer asks for does not hang on the program */
-		if (rq->cmd_flags & REQ_FUA || req->att->durable)
-			iocb->ki_flags |= IOCB_DSYNC;
 		if (f->reg && !ublk_bpf_start_write(req, s, where))
 			return;
 		iocb->ki_flags |= IOCB_WRITE;
@@ -353,138 +346,43 @@ static void ublk_bpf_issue_iocb(struct ublk_bpf_req *req,
 	}
 }
 
-static void ublk_bpf_issue_rw(struct ublk_bpf_req *req, struct ublk_bpf_sqe *s,
-			      enum ublk_bpf_where where)
+static __always_inline void ublk_bpf_start_sqe(struct ublk_bpf_req *req,
+					       struct ublk_bpf_sqe *s)
 {
-	if (!ublk_bpf_issue_bio(req, s, where == UBLK_BPF_INLINE))
-		ublk_bpf_issue_iocb(req, s, where);
-}
-
-/*
- * May the SQE be issued from ->queue_rq(), on the stack and with the locks of
- * whoever submitted the bio?
- */
-static bool ublk_bpf_may_inline(const struct ublk_bpf_req *req,
-				const struct ublk_bpf_sqe *s,
-				struct ublk_bpf_batch *batch)
-{
-	const struct ublk_bpf_file *f = ublk_bpf_sqe_file(req, s);
-	u8 needs, may;
-
-	if (s->opcode == IORING_OP_READ)
-		needs = f->inline_read;
-	else if (s->opcode == IORING_OP_WRITE)
-		needs = f->inline_write;
-	else
-		return false;
-	if (!batch) {
-		may = ublk_bpf_submitter_may(req->rq);
-	} else {
-		if (!batch->may)
-			batch->may = ublk_bpf_submitter_may(req->rq);
-		may = batch->may;
-	}
-	return !(needs & ~may);
-}
-
-static void ublk_bpf_issue_in_batch(struct ublk_bpf_req *req,
-				    struct ublk_bpf_sqe *s,
-				    struct ublk_bpf_batch *batch)
-{
-	struct bio_list *bio_list = current->bio_list;
-
-	if (!batch->open)
-		ublk_bpf_open_batch(batch, req);
-	if (batch->nr)
-		ublk_bpf_announce(batch);
-	if (ublk_bpf_issue_bio(req, s, true))
-		return;
-	ublk_bpf_end_collected(batch);
 	/*
-	 * The bio that we serve is on current->bio_list's loop. A file system
-	 * could wait for a bio of its own that is put there, so let it submit
-	 * at once. Block devices don't wait.
+	 * Below submit_bio() a bio is only put on the list of bios that come
+	 * next: neither stack nor locks of the submitter matter to it.
 	 */
-	if (unlikely(ublk_bpf_sqe_file(req, s)->reg)) {
-		current->bio_list = NULL;
-		ublk_bpf_issue_iocb(req, s, UBLK_BPF_INLINE);
-		current->bio_list = bio_list;
-	} else {
-		ublk_bpf_issue_iocb(req, s, UBLK_BPF_INLINE);
-	}
-}
-
-static noinline void ublk_bpf_issue_single(struct ublk_bpf_req *req,
-					   struct ublk_bpf_sqe *s)
-{
-	struct ublk_bpf_batch batch __uninitialized;
-
-	ublk_bpf_init_batch(&batch, NULL);
-	ublk_bpf_issue_in_batch(req, s, &batch);
-	ublk_bpf_end_batch(&batch);
-}
-
-static void ublk_bpf_issue_inline(struct ublk_bpf_req *req,
-				  struct ublk_bpf_sqe *s,
-				  struct ublk_bpf_batch *batch)
-{
-	if (batch)
-		ublk_bpf_issue_in_batch(req, s, batch);
-	/* below submit_bio(), which takes the bio once we have returned? */
-	else if (!current->bio_list || !ublk_bpf_issue_bio(req, s, true))
-		ublk_bpf_issue_single(req, s);
-}
-
-static void ublk_bpf_start_sqe(struct ublk_bpf_req *req,
-			       struct ublk_bpf_sqe *s,
-			       struct ublk_bpf_batch *batch)
-{
+	if (likely(!req->rq && current->bio_list && ublk_bpf_is_rw(s) &&
+		   ublk_bpf_issue_bio(req, s, req->opf & REQ_NOWAIT)))
+		return;
 	if (s->opcode == IORING_OP_NOP)
 		ublk_bpf_sqe_done(s, 0);
-	else if (ublk_bpf_may_inline(req, s, batch))
-		ublk_bpf_issue_inline(req, s, batch);
+	else if (ublk_bpf_may_inline(req, s))
+		ublk_bpf_issue_inline(req, s);
 	else
 		ublk_bpf_defer(req, s);
 }
 
-void ublk_bpf_zero_data(struct request *rq)
+void __ublk_bpf_free_bvec(struct ublk_bpf_req *req)
 {
-	struct req_iterator iter;
-	struct bio_vec bv;
-
-	rq_for_each_segment(bv, rq, iter)
-		memzero_bvec(&bv);
+	if (req->bvec_pool)
+		mempool_free(req->bvec, req->att->bd->bvecs);
+	else
+		kfree(req->bvec);
+	req->bvec = NULL;
 }
 
 /*
- * One array of all bvecs, if there is none yet. False if there is no memory for
- * it, and @gfp does not allow to wait.
+ * One array of all bvecs of a request of several bios, if there is none yet. False if
+ * there is no memory for it, and @gfp does not allow to wait.
  */
-bool ublk_bpf_map_data(struct ublk_bpf_req *req, gfp_t gfp)
+bool __ublk_bpf_map_data(struct ublk_bpf_req *req, gfp_t gfp)
 {
-	struct request *rq = req->rq;
-	struct bio *bio = rq->bio;
-	struct req_iterator iter;
+	const unsigned int nr = ublk_bpf_count_bvecs(req);
+	struct bio *bio = req->bio;
+	struct bvec_iter iter;
 	struct bio_vec *bv, tmp;
-	unsigned int nr = 0;
-
-	/* of a bio that owns its bvecs, those from here on: enough, or more */
-	if (bio == rq->biotail && !bio_flagged(bio, BIO_CLONED)) {
-		req->nr_bvec = bio->bi_vcnt - bio->bi_iter.bi_idx;
-		return true;
-	}
-	/* often all is in one bvec */
-	if (bio == rq->biotail &&
-	    mp_bvec_iter_len(bio->bi_io_vec, bio->bi_iter) ==
-	    bio->bi_iter.bi_size) {
-		req->nr_bvec = 1;
-		return true;
-	}
-	rq_for_each_bvec(tmp, rq, iter)
-		nr++;
-	req->nr_bvec = nr;
-	if (bio == rq->biotail)
-		return true;
 
 	bv = kmalloc_array(nr, sizeof(*bv), GFP_NOWAIT | __GFP_NOWARN);
 	req->bvec_pool = !bv;
@@ -493,10 +391,13 @@ bool ublk_bpf_map_data(struct ublk_bpf_req *req, gfp_t gfp)
 		bv = mempool_alloc(req->att->bd->bvecs, gfp);
 	if (!bv)
 		return false;
+	req->nr_bvec = nr;
 	req->bvec = bv;
-	rq_for_each_bvec(tmp, rq, iter) {
-		*bv = tmp;
-		bv++;
+	for (; bio; bio = bio->bi_next) {
+		bio_for_each_bvec(tmp, bio, iter) {
+			*bv = tmp;
+			bv++;
+		}
 	}
 	return true;
 }
@@ -511,7 +412,7 @@ static void ublk_bpf_note_write(struct ublk_bpf_att *att,
 		set_bit(s->fd, &att->written);
 }
 
-void ublk_bpf_execute(struct ublk_bpf_req *req, struct ublk_bpf_batch *batch)
+void ublk_bpf_execute(struct ublk_bpf_req *req)
 {
 	struct ublk_bpf_att *att = req->att;
 	const u8 nr = req->nr;
@@ -520,7 +421,7 @@ void ublk_bpf_execute(struct ublk_bpf_req *req, struct ublk_bpf_batch *batch)
 
 	if (likely(nr == 1)) {
 		ublk_bpf_note_write(att, req->sqes);
-		ublk_bpf_start_sqe(req, req->sqes, batch);
+		ublk_bpf_start_sqe(req, req->sqes);
 		return;
 	}
 
@@ -533,21 +434,21 @@ void ublk_bpf_execute(struct ublk_bpf_req *req, struct ublk_bpf_batch *batch)
 		linked = s->link;
 		ublk_bpf_note_write(att, s);
 		if (issue)
-			ublk_bpf_start_sqe(req, s, batch);
+			ublk_bpf_start_sqe(req, s);
 	}
 	ublk_bpf_put_req(req);
 }
 
-static void ublk_bpf_map_workfn(struct work_struct *work)
+static void ublk_bpf_execute_workfn(struct work_struct *work)
 {
 	struct ublk_bpf_sqe *s = container_of(work, struct ublk_bpf_sqe, work);
 	struct ublk_bpf_req *req = ublk_bpf_sqe_req(s);
 	struct ublk_bpf_worker w;
 
 	ublk_bpf_enter_worker(&w);
-	ublk_bpf_set_blkcg(&w, req->rq);
+	ublk_bpf_set_blkcg(&w, req->bio);
 	if (ublk_bpf_map_data(req, GFP_NOIO)) {
-		ublk_bpf_execute(req, NULL);
+		ublk_bpf_execute(req);
 	} else {
 		/* more bvecs than the limits allow: nothing was started */
 		req->error = -EIO;
@@ -558,13 +459,14 @@ static void ublk_bpf_map_workfn(struct work_struct *work)
 }
 
 /*
- * For a request whose bvecs find no memory. The reserve is waited for here and
- * not by the submitter: bios of those who have it may sit in its own lists.
+ * From a worker: for a request whose bvecs find no memory (the reserve is
+ * waited for here and not by the submitter: bios of those who have it may sit
+ * in its own lists), and for a plan that is made when another one is done.
  */
-void ublk_bpf_map_and_execute(struct ublk_bpf_req *req)
+void ublk_bpf_execute_later(struct ublk_bpf_req *req)
 {
 	struct ublk_bpf_dev *bd = req->att->bd;
 
-	INIT_WORK(&req->sqes[0].work, ublk_bpf_map_workfn);
+	INIT_WORK(&req->sqes[0].work, ublk_bpf_execute_workfn);
 	queue_work(ublk_bpf_slow_queue(bd), &req->sqes[0].work);
 }

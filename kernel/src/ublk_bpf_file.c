@@ -52,6 +52,29 @@ static bool ublk_bpf_stacked(struct block_device *bdev)
 		(queue_is_mq(q) && q->tag_set->flags & BLK_MQ_F_BLOCKING);
 }
 
+/* What a submitter's context has to allow */
+static void ublk_bpf_init_inline(struct ublk_bpf_file *f, u32 flags)
+{
+	u8 needs = UBLK_BPF_MAY_ISSUE;
+
+	if (!(f->file->f_mode & FMODE_NOWAIT) ||
+	    flags & UBLK_BPF_ATTACH_F_NO_INLINE)
+		needs = UBLK_BPF_NEVER;
+	if (f->reg)
+		needs |= UBLK_BPF_MAY_ENTER_FS;
+	f->inline_read = needs;
+	f->inline_write = needs;
+	if (f->reg && !(flags & UBLK_BPF_ATTACH_F_INLINE_REG)) {
+		f->inline_read |= UBLK_BPF_MAY_READ_FILE;
+		f->inline_write |= UBLK_BPF_UNCLAIMED;
+	}
+	if (f->reg)
+		f->inline_write |= UBLK_BPF_MAY_WRITE_FILE;
+	/* reads take what is in the page cache */
+	if (!f->direct)
+		f->inline_write |= UBLK_BPF_NEVER;
+}
+
 /* @file is @f's from here on, also if this fails. May wait for a file system */
 int ublk_bpf_init_file(struct ublk_bpf_file *f, struct file *file, u32 flags)
 {
@@ -72,17 +95,7 @@ int ublk_bpf_init_file(struct ublk_bpf_file *f, struct file *file, u32 flags)
 	if (f->direct && !f->reg)
 		f->bdev = I_BDEV(inode);
 	f->stacked = !f->reg && ublk_bpf_stacked(I_BDEV(inode));
-	f->inline_read = UBLK_BPF_MAY_ISSUE;
-	if (!f->direct || !(file->f_mode & FMODE_NOWAIT) ||
-	    flags & UBLK_BPF_ATTACH_F_NO_INLINE)
-		f->inline_read = UBLK_BPF_NEVER;
-	if (f->reg)
-		f->inline_read |= UBLK_BPF_MAY_ENTER_FS;
-	if (f->reg && !(flags & UBLK_BPF_ATTACH_F_INLINE_REG))
-		f->inline_read |= UBLK_BPF_UNCLAIMED;
-	f->inline_write = f->inline_read;
-	if (f->reg)
-		f->inline_write |= UBLK_BPF_MAY_WRITE_FILE;
+	ublk_bpf_init_inline(f, flags);
 	return f->direct ? ublk_bpf_init_align(f) : 0;
 }
 
@@ -208,8 +221,7 @@ static int ublk_bpf_depth(struct ublk_bpf_dev *bd,
 		return bd->depth ?: -ELOOP;
 	bd->walk = ublk_bpf_walks;
 	bd->depth = 0;
-	att = rcu_dereference_protected(bd->att,
-					lockdep_is_held(&ublk_bpf_lock));
+	att = ublk_bpf_get_att(bd);
 	depth = ublk_bpf_depth_below(att, walk);
 	if (depth >= 0 && bd == walk->top) {
 		ret = ublk_bpf_depth_below(walk->att, walk);

@@ -2,10 +2,12 @@
 /*
  * Shared by the parts of the engine: ublk_bpf.c attaches, ublk_bpf_file.c says
  * which files can be attached, ublk_bpf_retire.c lets go of what was replaced,
- * ublk_bpf_work.c has the workers, ublk_bpf_plan.c runs the program and checks
- * what it plans, ublk_bpf_exec.c executes the plan, and one of
- * ublk_bpf_prog_type.c and ublk_bpf_struct_ops.c makes programs known to the
- * verifier.
+ * ublk_bpf_work.c has the workers, ublk_bpf_queue.c is where requests come in,
+ * and go out, ublk_bpf_plan.c checks what the program plans, ublk_bpf_exec.c,
+ * ublk_bpf_inline.c and ublk_bpf_bio.c execute the plan, ublk_bpf_complete.c
+ * asks the completion program what it came to, and one of ublk_bpf_prog_type.c
+ * and ublk_bpf_struct_ops.c makes programs known to the verifier. A stock
+ * kernel needs ublk_bpf_intercept.c for bios.
  */
 #ifndef UBLK_BPF_INT_H
 #define UBLK_BPF_INT_H
@@ -20,30 +22,27 @@
 #include <linux/percpu-refcount.h>
 #include <linux/refcount.h>
 #include <linux/workqueue.h>
+#include <uapi/linux/io_uring.h>
 #include "ublk_bpf.h"
 
-struct io_uring_sqe;
 struct mem_cgroup;
 
 #define UBLK_BPF_RW_FLAGS	(RWF_DSYNC | RWF_SYNC)
 
-/* SQEs of a plan that have a bio of their own: most plans have one or two */
-#define UBLK_BPF_NR_BIOS	2
-
 /**
  * enum ublk_bpf_may - what a submitter's context allows
- * @UBLK_BPF_ASKED:		always set
  * @UBLK_BPF_MAY_ISSUE:		there is stack, and it does not reclaim memory
  * @UBLK_BPF_MAY_ENTER_FS:	it is in no transaction of a file system
  * @UBLK_BPF_MAY_WRITE_FILE:	its files may be of any size
- * @UBLK_BPF_UNCLAIMED:		see ublk_bpf_unclaimed()
+ * @UBLK_BPF_MAY_READ_FILE:	it holds nothing that a read of a file could want
+ * @UBLK_BPF_UNCLAIMED:		nor a write, see ublk_bpf_unclaimed()
  * @UBLK_BPF_NEVER:		never set
  */
 enum ublk_bpf_may {
-	UBLK_BPF_ASKED		= 1 << 0,
-	UBLK_BPF_MAY_ISSUE	= 1 << 1,
-	UBLK_BPF_MAY_ENTER_FS	= 1 << 2,
-	UBLK_BPF_MAY_WRITE_FILE	= 1 << 3,
+	UBLK_BPF_MAY_ISSUE	= 1 << 0,
+	UBLK_BPF_MAY_ENTER_FS	= 1 << 1,
+	UBLK_BPF_MAY_WRITE_FILE	= 1 << 2,
+	UBLK_BPF_MAY_READ_FILE	= 1 << 3,
 	UBLK_BPF_UNCLAIMED	= 1 << 4,
 	UBLK_BPF_NEVER		= 1 << 5,
 };
@@ -77,15 +76,36 @@ struct ublk_bpf_file {
 };
 
 /**
+ * struct ublk_bpf_epoch - the requests that were planned between two drains
+ * @ref:	one per request that is being planned or executed
+ * @att:	what is attached: the same for all epochs of an attachment
+ * @node:	in @att's list, from when it is published until it is done
+ * @gone:	the last @ref is; under @att's lock
+ * @done:	so are those of all epochs before it
+ * @users:	whoever publishes it, and whoever waits for @done
+ * @rcu:	readers that failed to get a reference may still look at @ref
+ */
+struct ublk_bpf_epoch {
+	struct percpu_ref	ref;
+	struct ublk_bpf_att	*att;
+	struct list_head	node;
+	bool			gone;
+	struct completion	done;
+	refcount_t		users;
+	struct rcu_head		rcu;
+};
+
+/**
  * struct ublk_bpf_att - a program and its files, attached to a device
  * @prog:	referenced
+ * @complete:	the completion program, referenced, or NULL
  * @bd:		the device. Requests keep it, not the attachment: of no use to
  *		@retire, which uses @home
- * @ref:	one per request that is being planned or executed
+ * @lock:	protects @epochs
+ * @epochs:	those that are not done, oldest first
  * @home:	referenced from when it is published
- * @retire:	queued when the last @ref is gone
+ * @retire:	queued when the last of @epochs is done
  * @retired:	@retire is done with the files
- * @rcu:	readers that failed to get a reference may still look at @ref
  * @users:	@retire, and the command that waits for it
  * @sync_error:	0, or why its files could not be synced. Valid once @retired
  * @owed:	in @home's list, under its lock and ublk_bpf_lock
@@ -102,8 +122,8 @@ struct ublk_bpf_file {
  */
 struct ublk_bpf_att {
 	struct bpf_prog		*prog;
+	struct bpf_prog		*complete;
 	struct ublk_bpf_dev	*bd;
-	struct percpu_ref	ref;
 	u32			flags;
 	u32			nr_files;
 	unsigned long		written;
@@ -113,13 +133,14 @@ struct ublk_bpf_att {
 	bool			rescued;
 	struct ublk_bpf_file	files[UBLK_BPF_MAX_FILES];
 	struct ublk_bpf_home	*home;
+	spinlock_t		lock;	/* @epochs */
+	struct list_head	epochs;
 	struct work_struct	retire;
 	struct completion	retired;
 	refcount_t		users;
 	struct list_head	owed;
 	u64			owed_no;
 	int			sync_error;
-	struct rcu_head		rcu;
 };
 
 /**
@@ -153,13 +174,9 @@ struct ublk_bpf_home {
 };
 
 /**
- * struct ublk_bpf_lane - of one hardware queue: SQEs that a worker issues, and
- *			  requests that a submitter completes together
+ * struct ublk_bpf_lane - of one hardware queue: SQEs that a worker issues
  * @list:	of struct ublk_bpf_sqe, newest first
  * @work:	queued by whoever finds the list empty
- * @submitter:	the task that has claimed @done for its batch, or NULL
- * @done:	requests that were completed while @submitter issued them: no
- *		one else touches it
  *
  * A hardware queue has two: for files, and for block devices.
  * They belong to the device, so that a work that has just issued the last SQE
@@ -168,8 +185,6 @@ struct ublk_bpf_home {
 struct ublk_bpf_lane {
 	struct llist_head	list;
 	struct work_struct	work;
-	struct task_struct	*submitter;
-	struct io_comp_batch	done;
 };
 
 /* State of a worker while it does I/O for a device that may be swapped to */
@@ -188,12 +203,17 @@ struct ublk_bpf_stats {
 	u64	failed;
 	u64	more_sqes;
 	u64	deferred;
+	u64	bios;
+	u64	rounds;
+	u64	passed_late;
+	u64	errors_passed;
 	u64	refused[UBLK_BPF_NR_REFUSED];
 };
 
 /**
  * struct ublk_bpf_sqe - one SQE of a plan
- * @iocb:	while a READ or WRITE is in flight
+ * @bio:	while a READ or WRITE of a block device is in flight
+ * @iocb:	likewise, of a file
  * @work:	while a worker is to do what may block for long
  * @node:	while it is on a lane
  * @off:	in the file, bytes
@@ -213,6 +233,7 @@ struct ublk_bpf_stats {
  */
 struct ublk_bpf_sqe {
 	union {
+		struct bio		bio;
 		struct kiocb		iocb;
 		struct work_struct	work;
 		struct llist_node	node;
@@ -231,42 +252,72 @@ struct ublk_bpf_sqe {
 };
 
 /**
- * struct ublk_bpf_req - the end of a request's driver data
- * @att:	set while the request is ours, see ublk_bpf_owns_rq()
- * @rq:		the request
+ * enum ublk_bpf_server - why a request goes to the server without being planned
+ * @UBLK_BPF_ASK:	it does not: the program is to see it
+ * @UBLK_BPF_PASSED:	the program has seen its bio, and passed it
+ * @UBLK_BPF_PASSED_LATE: the completion program has
+ * @UBLK_BPF_FAILED:	its plan has failed
+ */
+enum ublk_bpf_server {
+	UBLK_BPF_ASK,
+	UBLK_BPF_PASSED,
+	UBLK_BPF_PASSED_LATE,
+	UBLK_BPF_FAILED,
+};
+
+/**
+ * struct ublk_bpf_req - a request of ours. The end of a request's driver data,
+ *			 or of a bio of which no request was made
+ * @att:	set while a plan is executed, see ublk_bpf_owns_rq()
+ * @epoch:	of @att, referenced
+ * @rq:		the request, or NULL
+ * @bio:	its first, or the bio itself; NULL if there is no data
  * @bvec:	all the request's, if it has many bios
- * @nr_bvec:	of @bvec or of the only bio
+ * @nr_bvec:	of @bvec
+ * @bytes:	length
+ * @opf:	operation and flags
  * @ref:	if the plan has many SQEs: those not done, and whoever issues them
- * @error:	the first one, 0 or negative
+ * @error:	the first one of the plan, 0 or negative
+ * @start:	of a bio, for accounting; 0 if it is not accounted
+ * @user_data:	of the first SQE
+ * @held_no:	it waits for what has this ->owed_no, or a lower one
+ * @failed:	bit per SQE of the plan
  * @nr:		SQEs of the plan
+ * @round:	plans that were executed
+ * @server:	enum ublk_bpf_server, valid if the request has RQF_DONTPREP
  * @refused:	an SQE was refused
  * @bvec_pool:	@bvec is of the device's reserve
  * @released:	a FLUSH that was held, and need not be again
- * @held_no:	it waits for what has this ->owed_no, or a lower one
  * @sqes:	the plan
- * @bios:	of the first SQEs, see ublk_bpf_issue_bio()
  */
 struct ublk_bpf_req {
 	struct ublk_bpf_att	*att;
+	struct ublk_bpf_epoch	*epoch;
 	struct request		*rq;
+	struct bio		*bio;
 	struct bio_vec		*bvec;
 	unsigned int		nr_bvec;
+	unsigned int		bytes;
+	blk_opf_t		opf;
 	atomic_t		ref;
 	int			error;
+	unsigned long		start;
+	u64			user_data;
 	u64			held_no;
+	unsigned long		failed;
 	u8			nr;
+	u8			round;
+	u8			server;
 	bool			refused;
 	bool			bvec_pool;
 	bool			released;
 	struct ublk_bpf_sqe	sqes[UBLK_BPF_MAX_SQES];
-	struct bio		bios[UBLK_BPF_NR_BIOS];
 };
 
 /**
  * struct ublk_bpf_ctx_kern - what a program runs on
  * @ctx:	first, all that a program knows
- * @rq:		the request
- * @req:	its driver data
+ * @req:	the request
  * @att:	referenced
  *
  * The pointers have a second use: to the verifier, any memory is a good
@@ -274,7 +325,6 @@ struct ublk_bpf_req {
  */
 struct ublk_bpf_ctx_kern {
 	struct ublk_bpf_ctx	ctx;
-	struct request		*rq;
 	struct ublk_bpf_req	*req;
 	struct ublk_bpf_att	*att;
 };
@@ -284,19 +334,38 @@ static inline struct ublk_bpf_req *ublk_bpf_sqe_req(struct ublk_bpf_sqe *s)
 	return container_of(s - s->idx, struct ublk_bpf_req, sqes[0]);
 }
 
-/* The lane of regular files, or of block devices */
-static inline struct ublk_bpf_lane *
-ublk_bpf_rq_lane(const struct ublk_bpf_dev *bd, const struct request *rq,
-		 bool reg)
+static inline struct ublk_bpf_file *
+ublk_bpf_sqe_file(const struct ublk_bpf_req *req, const struct ublk_bpf_sqe *s)
 {
-	return &bd->lanes[rq->mq_hctx->queue_num * 2 + reg];
+	return &req->att->files[s->fd];
 }
 
-/* The lane that collects what is completed */
-static inline struct ublk_bpf_lane *
-ublk_bpf_done_lane(const struct ublk_bpf_dev *bd, const struct request *rq)
+static inline bool ublk_bpf_is_rw(const struct ublk_bpf_sqe *s)
 {
-	return ublk_bpf_rq_lane(bd, rq, false);
+	return s->opcode == IORING_OP_READ || s->opcode == IORING_OP_WRITE;
+}
+
+static inline enum req_op ublk_bpf_req_op(const struct ublk_bpf_req *req)
+{
+	return req->opf & REQ_OP_MASK;
+}
+
+/* The only operations that come with pages */
+static inline bool ublk_bpf_has_data(const struct ublk_bpf_req *req)
+{
+	return ublk_bpf_req_op(req) <= REQ_OP_WRITE;
+}
+
+/* Is the program to see bios, or requests only? */
+static inline bool ublk_bpf_wants_bios(const struct ublk_bpf_att *att)
+{
+	return !(att->flags & (UBLK_BPF_ATTACH_F_REQUESTS |
+			       UBLK_BPF_ATTACH_F_NO_INLINE));
+}
+
+static inline u16 ublk_bpf_req_ioprio(const struct ublk_bpf_req *req)
+{
+	return req->bio ? req->bio->bi_ioprio : 0;
 }
 
 static inline struct ublk_bpf_req *ublk_bpf_rq_data(struct request *rq)
@@ -324,9 +393,35 @@ static inline u32 ublk_bpf_run_prog(const struct bpf_prog *prog,
 }
 
 /* the bpf subsystem's side */
-struct bpf_prog *ublk_bpf_face_get_prog(int fd);
+struct bpf_prog *ublk_bpf_face_get_prog(int fd, bool complete);
 u32 ublk_bpf_face_run(const struct bpf_prog *prog,
 		      struct ublk_bpf_ctx_kern *kctx);
+
+/* ublk_bpf_intercept.c */
+#ifdef UBLK_BPF_STRUCT_OPS
+void ublk_bpf_init_intercept(struct ublk_bpf_dev *bd, struct gendisk *disk);
+bool ublk_bpf_can_intercept(const struct ublk_bpf_dev *bd);
+void ublk_bpf_intercept(struct ublk_bpf_dev *bd, bool on);
+void ublk_bpf_leave_intercept(struct ublk_bpf_dev *bd, struct request *rq);
+#else
+static inline void ublk_bpf_init_intercept(struct ublk_bpf_dev *bd,
+					   struct gendisk *disk) { }
+
+static inline bool ublk_bpf_can_intercept(const struct ublk_bpf_dev *bd)
+{
+	return true;
+}
+
+static inline void ublk_bpf_intercept(struct ublk_bpf_dev *bd, bool on) { }
+static inline void ublk_bpf_leave_intercept(struct ublk_bpf_dev *bd,
+					    struct request *rq) { }
+
+/* A bio of which the block layer is to make a request */
+static inline void ublk_bpf_to_mq(struct ublk_bpf_dev *bd, struct bio *bio)
+{
+	submit_bio_noacct(bio);
+}
+#endif
 
 /* ublk_bpf_file.c */
 int ublk_bpf_init_file(struct ublk_bpf_file *f, struct file *file, u32 flags);
@@ -339,20 +434,57 @@ void ublk_bpf_leave_graph(struct ublk_bpf_dev *bd);
 extern struct mutex ublk_bpf_lock;
 void ublk_bpf_free_att(struct ublk_bpf_att *att);
 void ublk_bpf_put_att(struct ublk_bpf_att *att);
+struct ublk_bpf_att *ublk_bpf_get_att(struct ublk_bpf_dev *bd);
 int ublk_bpf_init_home(struct ublk_bpf_dev *bd);
 void ublk_bpf_exit_home(struct ublk_bpf_dev *bd);
-int ublk_bpf_init_ref(struct ublk_bpf_att *att);
-struct ublk_bpf_att *ublk_bpf_set_att(struct ublk_bpf_dev *bd,
-				      struct ublk_bpf_att *att, bool forget);
+void ublk_bpf_init_retire(struct ublk_bpf_att *att);
+struct ublk_bpf_epoch *ublk_bpf_new_epoch(struct ublk_bpf_att *att);
+void ublk_bpf_put_epoch(struct ublk_bpf_epoch *epoch);
+struct ublk_bpf_att *ublk_bpf_set_epoch(struct ublk_bpf_dev *bd,
+					struct ublk_bpf_epoch *epoch,
+					bool forget);
+struct ublk_bpf_epoch *ublk_bpf_next_epoch(struct ublk_bpf_dev *bd,
+					   struct ublk_bpf_epoch *epoch);
 struct ublk_bpf_att *ublk_bpf_last_owed(struct ublk_bpf_dev *bd);
+struct ublk_bpf_epoch *ublk_bpf_owed_epoch(struct ublk_bpf_dev *bd, u64 no);
 bool __ublk_bpf_hold_flush(struct ublk_bpf_dev *bd, struct request *rq,
 			   bool refuse);
 
+/* ublk_bpf_queue.c */
+void ublk_bpf_end_rq(struct request *rq, blk_status_t sts);
+void ublk_bpf_end(struct ublk_bpf_req *req, blk_status_t sts);
+int ublk_bpf_init_reqs(void);
+void ublk_bpf_exit_reqs(void);
+void ublk_bpf_free_bio_req(struct ublk_bpf_req *req);
+void ublk_bpf_mark_bio(struct bio *bio, enum ublk_bpf_server server);
+void ublk_bpf_init_ctx(struct ublk_bpf_ctx_kern *kctx);
+
 /* ublk_bpf_plan.c */
-u8 ublk_bpf_op(const struct request *rq);
+void ublk_bpf_refuse(struct ublk_bpf_ctx_kern *kctx,
+		     enum ublk_bpf_reason reason, u32 verdict);
 int ublk_bpf_plan_sqe(struct ublk_bpf_ctx_kern *kctx,
 		      const struct io_uring_sqe *sqe, u32 sqe_sz, u32 target);
+enum ublk_bpf_reason __ublk_bpf_check_plan(struct ublk_bpf_ctx_kern *kctx);
 int ublk_bpf_reason_errno(enum ublk_bpf_reason reason);
+void ublk_bpf_zero_range(struct ublk_bpf_req *req, u32 off, u32 len);
+void ublk_bpf_zero_data(struct ublk_bpf_req *req);
+
+static inline enum ublk_bpf_reason
+ublk_bpf_check_plan(struct ublk_bpf_ctx_kern *kctx)
+{
+	struct ublk_bpf_req *req = kctx->req;
+
+	/* most plans are one READ or WRITE: its direction has been checked */
+	if (likely(req->nr == 1 && !req->refused && ublk_bpf_has_data(req) &&
+		   req->sqes[0].len == req->bytes)) {
+		req->sqes[0].link = false;
+		return UBLK_BPF_REFUSED_NONE;
+	}
+	return __ublk_bpf_check_plan(kctx);
+}
+
+/* ublk_bpf_complete.c */
+void ublk_bpf_plan_done(struct ublk_bpf_req *req);
 
 /* ublk_bpf_bio.c */
 bool __ublk_bpf_issue_bio(struct ublk_bpf_req *req, struct ublk_bpf_sqe *s,
@@ -365,30 +497,14 @@ bool __ublk_bpf_issue_bio(struct ublk_bpf_req *req, struct ublk_bpf_sqe *s,
 static inline bool ublk_bpf_issue_bio(struct ublk_bpf_req *req,
 				      struct ublk_bpf_sqe *s, bool nowait)
 {
-	return req->att->files[s->fd].bdev &&
+	return ublk_bpf_sqe_file(req, s)->bdev &&
 		__ublk_bpf_issue_bio(req, s, nowait);
 }
 
-/* ublk_bpf_batch.c */
-u8 ublk_bpf_submitter_may(const struct request *rq);
-void ublk_bpf_open_batch(struct ublk_bpf_batch *batch,
-			 const struct ublk_bpf_req *req);
-void ublk_bpf_announce(struct ublk_bpf_batch *batch);
-void ublk_bpf_end_collected(struct ublk_bpf_batch *batch);
-
-/*
- * Does the task that issues a batch complete this request of it, which can so
- * wait for the rest?
- */
-static inline bool ublk_bpf_collect(struct ublk_bpf_lane *lane,
-				    struct request *rq, blk_status_t sts)
-{
-	/* nobody but the submitter makes this true or false for itself */
-	if (READ_ONCE(lane->submitter) != current || !in_task())
-		return false;
-	return blk_mq_add_to_batch(rq, &lane->done, sts != BLK_STS_OK,
-				   blk_mq_end_request_batch);
-}
+/* ublk_bpf_inline.c */
+bool ublk_bpf_may_inline(const struct ublk_bpf_req *req,
+			 const struct ublk_bpf_sqe *s);
+void ublk_bpf_issue_inline(struct ublk_bpf_req *req, struct ublk_bpf_sqe *s);
 
 /* ublk_bpf_work.c */
 int ublk_bpf_init_queues(void);
@@ -401,19 +517,40 @@ int ublk_bpf_init_workers(struct ublk_bpf_dev *bd, bool stacked);
 void ublk_bpf_exit_workers(struct ublk_bpf_dev *bd);
 void ublk_bpf_enter_worker(struct ublk_bpf_worker *w);
 void ublk_bpf_leave_worker(struct ublk_bpf_worker *w);
-void ublk_bpf_set_blkcg(struct ublk_bpf_worker *w, struct request *rq);
-struct cgroup_subsys_state *ublk_bpf_enter_memcg(struct request *rq,
+void ublk_bpf_set_blkcg(struct ublk_bpf_worker *w, struct bio *bio);
+struct cgroup_subsys_state *ublk_bpf_enter_memcg(struct bio *bio,
 						 struct mem_cgroup **old);
 void ublk_bpf_leave_memcg(struct cgroup_subsys_state *css,
 			  struct mem_cgroup *old);
 
 /* ublk_bpf_exec.c */
+/* Where a READ or WRITE is issued, and so how long it may wait */
+enum ublk_bpf_where {
+	UBLK_BPF_INLINE,	/* the submitter: not at all, if it can be helped */
+	UBLK_BPF_LANE,		/* a lane's worker: not for a frozen file system */
+	UBLK_BPF_ALONE,		/* a work of its own: as long as it takes */
+};
+
 void ublk_bpf_lane_workfn(struct work_struct *work);
 void ublk_bpf_rw_done(struct ublk_bpf_sqe *s, long ret, bool nowait);
-bool ublk_bpf_map_data(struct ublk_bpf_req *req, gfp_t gfp);
-void ublk_bpf_map_and_execute(struct ublk_bpf_req *req);
-void ublk_bpf_zero_data(struct request *rq);
-void ublk_bpf_execute(struct ublk_bpf_req *req, struct ublk_bpf_batch *batch);
-void ublk_bpf_end_rq(struct request *rq, blk_status_t sts);
+void ublk_bpf_issue_iocb(struct ublk_bpf_req *req, struct ublk_bpf_sqe *s,
+			 enum ublk_bpf_where where);
+void __ublk_bpf_free_bvec(struct ublk_bpf_req *req);
+bool __ublk_bpf_map_data(struct ublk_bpf_req *req, gfp_t gfp);
+void ublk_bpf_execute_later(struct ublk_bpf_req *req);
+void ublk_bpf_execute(struct ublk_bpf_req *req);
+
+/* A request of several bios needs one array of their bvecs */
+static inline bool ublk_bpf_map_data(struct ublk_bpf_req *req, gfp_t gfp)
+{
+	return likely(!req->bio || !req->bio->bi_next || req->bvec) ||
+		!ublk_bpf_has_data(req) || __ublk_bpf_map_data(req, gfp);
+}
+
+static inline void ublk_bpf_free_bvec(struct ublk_bpf_req *req)
+{
+	if (unlikely(req->bvec))
+		__ublk_bpf_free_bvec(req);
+}
 
 #endif

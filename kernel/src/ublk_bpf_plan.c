@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Runs the program for a request, checks the SQEs it queues and the plan that
- * they make. Nothing is issued from here but by ublk_bpf_execute().
+ * Checks the SQEs that a program queues, and the plan that they make. Nothing
+ * is issued from here.
  */
 #include <linux/types.h>
+#include <linux/bio.h>
 #include <linux/falloc.h>
-#include <uapi/linux/io_uring.h>
 #include "ublk_bpf_int.h"
 
 /* What is read of a program's struct io_uring_sqe, which may change meanwhile */
 struct ublk_bpf_user_sqe {
 	u64	off;
 	u64	addr;
+	u64	user_data;
 	u64	reserved;	/* all that must be 0 */
 	u32	len;
 	u32	op_flags;	/* ->rw_flags, ->fsync_flags, ->nop_flags */
@@ -48,55 +49,10 @@ int ublk_bpf_reason_errno(enum ublk_bpf_reason reason)
 	return ublk_bpf_reason_errnos[reason];
 }
 
-u8 ublk_bpf_op(const struct request *rq)
-{
-	switch (req_op(rq)) {
-	case REQ_OP_READ:
-		return UBLK_IO_OP_READ;
-	case REQ_OP_WRITE:
-		return UBLK_IO_OP_WRITE;
-	case REQ_OP_FLUSH:
-		return UBLK_IO_OP_FLUSH;
-	case REQ_OP_DISCARD:
-		return UBLK_IO_OP_DISCARD;
-	case REQ_OP_WRITE_ZEROES:
-		return UBLK_IO_OP_WRITE_ZEROES;
-	default:
-		/* the driver fails what it does not know, a program passes it */
-		return 0xff;
-	}
-}
-
-static u32 ublk_bpf_op_flags(const struct request *rq)
-{
-	const blk_opf_t opf = rq->cmd_flags;
-	u32 flags = 0;
-
-	/* most requests have none of them */
-	if (likely(!(opf & (REQ_FAILFAST_MASK | REQ_META | REQ_FUA |
-			    REQ_NOUNMAP | REQ_SWAP))))
-		return 0;
-	if (opf & REQ_FAILFAST_DEV)
-		flags |= UBLK_IO_F_FAILFAST_DEV;
-	if (opf & REQ_FAILFAST_TRANSPORT)
-		flags |= UBLK_IO_F_FAILFAST_TRANSPORT;
-	if (opf & REQ_FAILFAST_DRIVER)
-		flags |= UBLK_IO_F_FAILFAST_DRIVER;
-	if (opf & REQ_META)
-		flags |= UBLK_IO_F_META;
-	if (opf & REQ_FUA)
-		flags |= UBLK_IO_F_FUA;
-	if (opf & REQ_NOUNMAP)
-		flags |= UBLK_IO_F_NOUNMAP;
-	if (opf & REQ_SWAP)
-		flags |= UBLK_IO_F_SWAP;
-	return flags;
-}
-
 /* Count a refusal and remember it; @sqe is NULL for a whole plan or a verdict */
-static void ublk_bpf_refuse(struct ublk_bpf_ctx_kern *kctx,
-			    enum ublk_bpf_reason reason,
-			    const struct ublk_bpf_user_sqe *sqe, u32 verdict)
+static noinline void
+__ublk_bpf_refuse(struct ublk_bpf_ctx_kern *kctx, enum ublk_bpf_reason reason,
+		  const struct ublk_bpf_user_sqe *sqe, u32 verdict)
 {
 	struct ublk_bpf_dev *bd = kctx->att->bd;
 	struct ublk_bpf_last_refused last = {
@@ -126,17 +82,23 @@ static void ublk_bpf_refuse(struct ublk_bpf_ctx_kern *kctx,
 	raw_spin_unlock_irqrestore(&bd->last_lock, flags);
 }
 
+void ublk_bpf_refuse(struct ublk_bpf_ctx_kern *kctx,
+		     enum ublk_bpf_reason reason, u32 verdict)
+{
+	__ublk_bpf_refuse(kctx, reason, NULL, verdict);
+}
+
 static enum ublk_bpf_reason
 ublk_bpf_check_rw(const struct ublk_bpf_ctx_kern *kctx,
 		  const struct ublk_bpf_file *f, const struct ublk_bpf_user_sqe *sqe,
 		  struct ublk_bpf_sqe *s)
 {
-	const struct request *rq = kctx->rq;
-	const unsigned int bytes = blk_rq_bytes(rq);
+	const struct ublk_bpf_req *req = kctx->req;
+	const unsigned int bytes = req->bytes;
 	const bool write = sqe->opcode == IORING_OP_WRITE ||
 			   sqe->opcode == IORING_OP_WRITE_FIXED;
 
-	if (req_op(rq) != (write ? REQ_OP_WRITE : REQ_OP_READ))
+	if (ublk_bpf_req_op(req) != (write ? REQ_OP_WRITE : REQ_OP_READ))
 		return UBLK_BPF_REFUSED_DIRECTION;
 	if (!(f->file->f_mode & (write ? FMODE_WRITE : FMODE_READ)))
 		return UBLK_BPF_REFUSED_FILE_MODE;
@@ -183,9 +145,9 @@ ublk_bpf_check_fallocate(const struct ublk_bpf_ctx_kern *kctx,
 			 const struct ublk_bpf_file *f,
 			 const struct ublk_bpf_user_sqe *sqe, struct ublk_bpf_sqe *s)
 {
-	const struct request *rq = kctx->rq;
+	const enum req_op op = ublk_bpf_req_op(kctx->req);
 
-	if (req_op(rq) != REQ_OP_DISCARD && req_op(rq) != REQ_OP_WRITE_ZEROES)
+	if (op != REQ_OP_DISCARD && op != REQ_OP_WRITE_ZEROES)
 		return UBLK_BPF_REFUSED_DIRECTION;
 	if (!(f->file->f_mode & FMODE_WRITE))
 		return UBLK_BPF_REFUSED_FILE_MODE;
@@ -194,7 +156,7 @@ ublk_bpf_check_fallocate(const struct ublk_bpf_ctx_kern *kctx,
 	if (sqe->len != (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE) &&
 	    sqe->len != (FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE))
 		return UBLK_BPF_REFUSED_MODE;
-	if (!sqe->addr || sqe->addr > blk_rq_bytes(rq))
+	if (!sqe->addr || sqe->addr > kctx->req->bytes)
 		return UBLK_BPF_REFUSED_LEN;
 
 	s->opcode = IORING_OP_FALLOCATE;
@@ -204,19 +166,43 @@ ublk_bpf_check_fallocate(const struct ublk_bpf_ctx_kern *kctx,
 	return UBLK_BPF_REFUSED_NONE;
 }
 
-static void ublk_bpf_copy_sqe(struct ublk_bpf_user_sqe *to,
-			      const struct io_uring_sqe *from)
+/* Each word once, as the program's memory may change meanwhile */
+static __always_inline void ublk_bpf_copy_sqe(struct ublk_bpf_user_sqe *to,
+					      const struct io_uring_sqe *from)
 {
-	to->opcode = READ_ONCE(from->opcode);
-	to->flags = READ_ONCE(from->flags);
-	to->fd = READ_ONCE(from->fd);
-	to->off = READ_ONCE(from->off);
-	to->addr = READ_ONCE(from->addr);
-	to->len = READ_ONCE(from->len);
-	to->op_flags = READ_ONCE(from->fsync_flags);
-	to->reserved = READ_ONCE(from->ioprio) | READ_ONCE(from->buf_index) |
-		READ_ONCE(from->personality) | READ_ONCE(from->splice_fd_in) |
-		READ_ONCE(from->addr3) | READ_ONCE(from->__pad2[0]);
+	const u64 *words = (const u64 *)from;
+	union {
+		u64	word;
+		struct {
+			u8	opcode;
+			u8	flags;
+			u16	ioprio;
+			s32	fd;
+		};
+	} first = { .word = READ_ONCE(words[0]) };
+	union {
+		u64	word;
+		struct {
+			u32	len;
+			u32	op_flags;
+		};
+	} fourth = { .word = READ_ONCE(words[3]) };
+
+	BUILD_BUG_ON(offsetof(struct io_uring_sqe, off) != 8 ||
+		     offsetof(struct io_uring_sqe, addr) != 16 ||
+		     offsetof(struct io_uring_sqe, len) != 24 ||
+		     offsetof(struct io_uring_sqe, user_data) != 32);
+	to->opcode = first.opcode;
+	to->flags = first.flags;
+	to->fd = first.fd;
+	to->off = READ_ONCE(words[1]);
+	to->addr = READ_ONCE(words[2]);
+	to->len = fourth.len;
+	to->op_flags = fourth.op_flags;
+	to->user_data = READ_ONCE(words[4]);
+	/* ->buf_index, ->personality, ->splice_fd_in, ->addr3, ->__pad2 */
+	to->reserved = first.ioprio | READ_ONCE(words[5]) |
+		READ_ONCE(words[6]) | READ_ONCE(words[7]);
 }
 
 static enum ublk_bpf_reason
@@ -280,22 +266,24 @@ int ublk_bpf_plan_sqe(struct ublk_bpf_ctx_kern *kctx,
 		      const struct io_uring_sqe *usqe, u32 sqe_sz, u32 target)
 {
 	struct ublk_bpf_req *req = kctx->req;
-	struct ublk_bpf_user_sqe sqe;
+	struct ublk_bpf_user_sqe sqe __uninitialized;
 	enum ublk_bpf_reason reason;
 	struct ublk_bpf_sqe *s;
 
 	if (unlikely(sqe_sz != sizeof(*usqe))) {
-		ublk_bpf_refuse(kctx, UBLK_BPF_REFUSED_SIZE, NULL, sqe_sz);
+		ublk_bpf_refuse(kctx, UBLK_BPF_REFUSED_SIZE, sqe_sz);
 		req->refused = true;
 		return -EINVAL;
 	}
 	ublk_bpf_copy_sqe(&sqe, usqe);
 	reason = ublk_bpf_check_sqe(kctx, &sqe, target);
 	if (unlikely(reason)) {
-		ublk_bpf_refuse(kctx, reason, &sqe, 0);
+		__ublk_bpf_refuse(kctx, reason, &sqe, 0);
 		req->refused = true;
 		return -ublk_bpf_reason_errno(reason);
 	}
+	if (!req->nr)
+		req->user_data = sqe.user_data;
 	s = &req->sqes[req->nr];
 	s->done = 0;
 	s->idx = req->nr++;
@@ -390,31 +378,66 @@ static u64 ublk_bpf_fallocates(const struct ublk_bpf_req *req)
 	return sum;
 }
 
-/* The rules for a whole plan, see the uapi header */
-static enum ublk_bpf_reason ublk_bpf_check_plan(struct ublk_bpf_ctx_kern *kctx)
+/* Of a request's data, in bytes: reads as zeroes */
+void ublk_bpf_zero_range(struct ublk_bpf_req *req, u32 off, u32 len)
+{
+	struct bvec_iter iter, part;
+	struct bio_vec bv;
+	struct bio *bio;
+
+	for (bio = req->bio; bio && len; bio = bio->bi_next) {
+		iter = bio->bi_iter;
+		if (off >= iter.bi_size) {
+			off -= iter.bi_size;
+			continue;
+		}
+		bio_advance_iter(bio, &iter, off);
+		off = 0;
+		iter.bi_size = min(iter.bi_size, len);
+		len -= iter.bi_size;
+		__bio_for_each_segment(bv, bio, part, iter)
+			memzero_bvec(&bv);
+	}
+}
+
+void ublk_bpf_zero_data(struct ublk_bpf_req *req)
+{
+	ublk_bpf_zero_range(req, 0, req->bytes);
+}
+
+/*
+ * The rules for a whole plan, see the uapi header. What comes after a plan that
+ * has done what these ask for need not do it again.
+ */
+enum ublk_bpf_reason __ublk_bpf_check_plan(struct ublk_bpf_ctx_kern *kctx)
 {
 	struct ublk_bpf_req *req = kctx->req;
-	struct request *rq = kctx->rq;
-	const unsigned int bytes = blk_rq_bytes(rq);
 
 	if (unlikely(req->refused))
 		return UBLK_BPF_REFUSED_PLAN;
 	if (unlikely(!req->nr))
 		return UBLK_BPF_REFUSED_EMPTY;
 	req->sqes[req->nr - 1].link = false;
+	if (req->round && !kctx->ctx.result)
+		return UBLK_BPF_REFUSED_NONE;
 
-	switch (req_op(rq)) {
+	switch (ublk_bpf_req_op(req)) {
 	case REQ_OP_READ:
-		/* never let the submitter's old memory look like data */
-		if (unlikely(!ublk_bpf_covers(req, IORING_OP_READ, bytes)))
-			ublk_bpf_zero_data(rq);
+		/*
+		 * Never let the submitter's old memory look like data. (What
+		 * could not be read by the plan before is zeroes already.)
+		 */
+		if (unlikely(!req->round &&
+			     !ublk_bpf_covers(req, IORING_OP_READ, req->bytes)))
+			ublk_bpf_zero_data(req);
 		break;
 	case REQ_OP_WRITE:
-		if (unlikely(!ublk_bpf_covers(req, IORING_OP_WRITE, bytes)))
+		if (unlikely(!ublk_bpf_covers(req, IORING_OP_WRITE,
+					      req->bytes)))
 			return UBLK_BPF_REFUSED_UNCOVERED;
 		break;
 	case REQ_OP_WRITE_ZEROES:
-		if (unlikely(ublk_bpf_fallocates(req) < bytes))
+		if (unlikely(ublk_bpf_fallocates(req) < req->bytes))
 			return UBLK_BPF_REFUSED_UNCOVERED;
 		break;
 	case REQ_OP_FLUSH:
@@ -427,162 +450,3 @@ static enum ublk_bpf_reason ublk_bpf_check_plan(struct ublk_bpf_ctx_kern *kctx)
 	}
 	return UBLK_BPF_REFUSED_NONE;
 }
-
-/* The attachment with a reference, or NULL */
-static struct ublk_bpf_att *ublk_bpf_get_att(struct ublk_bpf_dev *bd)
-{
-	struct ublk_bpf_att *att;
-
-	lockdep_assert_in_rcu_read_lock();
-	do {	/* one that is killed has been replaced already */
-		att = rcu_dereference(bd->att);
-	} while (att && !percpu_ref_tryget_live_rcu(&att->ref));
-	return att;
-}
-
-/* Must a FLUSH wait, or fail, for what is not attached any more? */
-static bool ublk_bpf_hold_flush(struct ublk_bpf_dev *bd, struct request *rq,
-				bool refuse)
-{
-	/* pairs with ublk_bpf_set_att(): who sees the new pointer sees the debt */
-	smp_rmb();
-	/* pairs with ublk_bpf_update(): what was owed is durable */
-	if (likely(!smp_load_acquire(&bd->look_at_flush)))
-		return false;
-	return __ublk_bpf_hold_flush(bd, rq, refuse);
-}
-
-static u32 ublk_bpf_run(struct ublk_bpf_ctx_kern *kctx)
-{
-	struct ublk_bpf_att *att = kctx->att;
-	struct ublk_bpf_req *req = kctx->req;
-	struct request *rq = kctx->rq;
-
-	kctx->ctx = (struct ublk_bpf_ctx) {
-		.q_id		= rq->mq_hctx->queue_num,
-		.tag		= rq->tag,
-		.op		= ublk_bpf_op(rq),
-		.flags		= ublk_bpf_op_flags(rq),
-		.nr_sectors	= blk_rq_sectors(rq),
-		/* that of a flush is not set */
-		.start_sector	= blk_rq_sectors(rq) ? blk_rq_pos(rq) : 0,
-		.dev_id		= att->bd->dev_id,
-		.nr_files	= att->nr_files,
-	};
-	req->rq = rq;
-	req->bvec = NULL;
-	req->error = 0;
-	req->nr = 0;
-	req->refused = false;
-	return ublk_bpf_face_run(att->prog, kctx);
-}
-
-/* Only these two come with pages */
-static bool ublk_bpf_has_data(const struct request *rq)
-{
-	return req_op(rq) == REQ_OP_READ || req_op(rq) == REQ_OP_WRITE;
-}
-
-/* The plan stands: the request is ours until it completes */
-static void ublk_bpf_redirect(struct ublk_bpf_ctx_kern *kctx,
-			      struct ublk_bpf_batch *batch)
-{
-	struct ublk_bpf_att *att = kctx->att;
-	struct ublk_bpf_req *req = kctx->req;
-	struct request *rq = kctx->rq;
-
-	this_cpu_inc(att->bd->stats->redirected);
-	if (req->nr > 1)	/* the first of each is redirected's */
-		this_cpu_add(att->bd->stats->more_sqes, req->nr - 1);
-	/*
-	 * Owned before it is started: whoever cancels the server's commands
-	 * must not take a request that is ours for one that is the server's.
-	 */
-	WRITE_ONCE(req->att, att);
-	smp_wmb();	/* pairs with ublk_bpf_owns_rq() */
-	blk_mq_start_request(rq);
-	if (likely(!ublk_bpf_has_data(rq) ||
-		   ublk_bpf_map_data(req, GFP_NOWAIT)))
-		ublk_bpf_execute(req, batch);
-	else
-		ublk_bpf_map_and_execute(req);
-}
-
-/*
- * False: the driver goes on with the request. It does so too if it is going to
- * @refuse it, as there is no server, or the device is being stopped.
- */
-bool ublk_bpf_queue_rq(struct ublk_bpf_dev *bd, struct request *rq,
-		       struct ublk_bpf_batch *batch, bool refuse)
-{
-	struct ublk_bpf_ctx_kern kctx __uninitialized;
-	enum ublk_bpf_reason reason;
-	blk_status_t sts = BLK_STS_IOERR;
-	u32 verdict;
-
-	rcu_read_lock();
-	kctx.att = ublk_bpf_get_att(bd);
-	if (unlikely(req_op(rq) == REQ_OP_FLUSH) &&
-	    ublk_bpf_hold_flush(bd, rq, refuse)) {
-		rcu_read_unlock();
-		if (kctx.att)
-			percpu_ref_put(&kctx.att->ref);
-		return true;
-	}
-	if (!kctx.att || unlikely(refuse)) {
-		rcu_read_unlock();
-		if (kctx.att)
-			percpu_ref_put(&kctx.att->ref);
-		return false;
-	}
-	kctx.rq = rq;
-	kctx.req = ublk_bpf_rq_data(rq);
-	verdict = ublk_bpf_run(&kctx);
-	rcu_read_unlock();
-
-	switch (verdict) {
-	case UBLK_BPF_IO_REDIRECT:
-		reason = ublk_bpf_check_plan(&kctx);
-		if (likely(!reason)) {
-			ublk_bpf_redirect(&kctx, batch);
-			return true;
-		}
-		ublk_bpf_refuse(&kctx, reason, NULL, verdict);
-		this_cpu_inc(bd->stats->aborted);
-		break;
-	case UBLK_BPF_IO_PASS:
-		this_cpu_inc(bd->stats->passed);
-		percpu_ref_put(&kctx.att->ref);
-		return false;
-	case UBLK_BPF_IO_DROP:
-		this_cpu_inc(bd->stats->dropped);
-		if (req_op(rq) == REQ_OP_READ)
-			ublk_bpf_zero_data(rq);
-		sts = BLK_STS_OK;
-		break;
-	default:
-		ublk_bpf_refuse(&kctx, UBLK_BPF_REFUSED_VERDICT, NULL, verdict);
-		fallthrough;
-	case UBLK_BPF_IO_ABORTED:
-		this_cpu_inc(bd->stats->aborted);
-		break;
-	}
-	percpu_ref_put(&kctx.att->ref);
-	blk_mq_start_request(rq);
-	ublk_bpf_end_rq(rq, sts);
-	return true;
-}
-EXPORT_SYMBOL_GPL(ublk_bpf_queue_rq);
-
-/*
- * Has a started request been taken by the engine, so that the server will not
- * see it? May be asked at any time: an answer that is about to change is the
- * same as one given a moment earlier, and the caller, which cancels the
- * server's commands, asks again until no request is left.
- */
-bool ublk_bpf_owns_rq(struct request *rq)
-{
-	smp_rmb();	/* pairs with ublk_bpf_redirect() */
-	return READ_ONCE(ublk_bpf_rq_data(rq)->att);
-}
-EXPORT_SYMBOL_GPL(ublk_bpf_owns_rq);

@@ -7,7 +7,6 @@
 #include <linux/btf.h>
 #include <linux/btf_ids.h>
 #include <linux/init.h>
-#include <uapi/linux/io_uring.h>
 #include "ublk_bpf_int.h"
 
 __bpf_kfunc_start_defs();
@@ -59,7 +58,8 @@ const struct bpf_verifier_ops ublk_verifier_ops = {
 const struct bpf_prog_ops ublk_prog_ops = {
 };
 
-struct bpf_prog *ublk_bpf_face_get_prog(int fd)
+/* One type for both programs, which have the same context */
+struct bpf_prog *ublk_bpf_face_get_prog(int fd, bool complete)
 {
 	return bpf_prog_get_type(fd, BPF_PROG_TYPE_UBLK);
 }
@@ -73,12 +73,7 @@ u32 ublk_bpf_face_run(const struct bpf_prog *prog,
 
 static int __init ublk_bpf_prog_type_init(void)
 {
-	int ret;
-
 	BUILD_BUG_ON(sizeof(struct io_uring_sqe) != 64);
-	ret = ublk_bpf_init_queues();
-	if (ret)
-		return ret;
 	return register_btf_kfunc_id_set(BPF_PROG_TYPE_UBLK,
 					 &ublk_bpf_kfunc_set);
 }

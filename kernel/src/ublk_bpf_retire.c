@@ -7,6 +7,9 @@
  * Until the files are synced, they are owed: a FLUSH would be served by
  * somebody who does not know them. So it is held until all is paid that was
  * owed when it came, and fails if that cannot be.
+ *
+ * Requests hold epochs of an attachment. A drain ends an epoch, and the
+ * attachment goes on with another one.
  */
 #include <linux/blk-mq.h>
 #include <linux/bpf.h>
@@ -62,13 +65,42 @@ static void ublk_bpf_release_att(struct ublk_bpf_att *att)
 		__fput_sync(att->files[i].file);
 	if (att->prog)
 		bpf_prog_put(att->prog);
-	percpu_ref_exit(&att->ref);
+	if (att->complete)
+		bpf_prog_put(att->complete);
 }
 
+/* Readers are gone when the last epoch is: see ublk_bpf_set_epoch() */
 void ublk_bpf_put_att(struct ublk_bpf_att *att)
 {
 	if (refcount_dec_and_test(&att->users))
-		kfree_rcu(att, rcu);
+		kfree(att);
+}
+
+static void ublk_bpf_free_epoch(struct rcu_head *rcu)
+{
+	struct ublk_bpf_epoch *epoch =
+		container_of(rcu, struct ublk_bpf_epoch, rcu);
+
+	percpu_ref_exit(&epoch->ref);
+	kfree(epoch);
+}
+
+/* Any context: what frees @ref must not run below it */
+void ublk_bpf_put_epoch(struct ublk_bpf_epoch *epoch)
+{
+	if (refcount_dec_and_test(&epoch->users))
+		call_rcu(&epoch->rcu, ublk_bpf_free_epoch);
+}
+
+/* What is attached, or NULL */
+struct ublk_bpf_att *ublk_bpf_get_att(struct ublk_bpf_dev *bd)
+	__must_hold(&ublk_bpf_lock)
+{
+	struct ublk_bpf_epoch *epoch;
+
+	epoch = rcu_dereference_protected(bd->epoch,
+					  lockdep_is_held(&ublk_bpf_lock));
+	return epoch ? epoch->att : NULL;
 }
 
 /* One that was not published */
@@ -187,39 +219,98 @@ static void ublk_bpf_retire_workfn(struct work_struct *work)
 	ublk_bpf_put_home(home);
 }
 
-/* Any context */
-static void ublk_bpf_ref_release(struct percpu_ref *ref)
+/*
+ * Any context. An epoch is done when those before it are: a drain waits for all
+ * that was planned before it, also if others have begun to wait for it already.
+ */
+static void ublk_bpf_epoch_release(struct percpu_ref *ref)
 {
-	ublk_bpf_queue_retire(container_of(ref, struct ublk_bpf_att, ref));
+	struct ublk_bpf_epoch *epoch =
+		container_of(ref, struct ublk_bpf_epoch, ref);
+	struct ublk_bpf_att *att = epoch->att;
+	struct ublk_bpf_epoch *next;
+	unsigned long flags;
+	LIST_HEAD(done);
+	bool last;
+
+	spin_lock_irqsave(&att->lock, flags);
+	epoch->gone = true;
+	list_for_each_entry_safe(epoch, next, &att->epochs, node) {
+		if (!epoch->gone)
+			break;
+		list_move_tail(&epoch->node, &done);
+	}
+	last = list_empty(&att->epochs);
+	spin_unlock_irqrestore(&att->lock, flags);
+
+	list_for_each_entry_safe(epoch, next, &done, node) {
+		complete_all(&epoch->done);
+		ublk_bpf_put_epoch(epoch);
+	}
+	/* the current one is only gone when something else is attached */
+	if (last)
+		ublk_bpf_queue_retire(att);
 }
 
-int ublk_bpf_init_ref(struct ublk_bpf_att *att)
+static void ublk_bpf_add_epoch(struct ublk_bpf_epoch *epoch)
+{
+	struct ublk_bpf_att *att = epoch->att;
+
+	spin_lock_irq(&att->lock);
+	list_add_tail(&epoch->node, &att->epochs);
+	spin_unlock_irq(&att->lock);
+}
+
+void ublk_bpf_init_retire(struct ublk_bpf_att *att)
 {
 	INIT_WORK(&att->retire, ublk_bpf_retire_workfn);
 	init_completion(&att->retired);
 	refcount_set(&att->users, 1);
-	return percpu_ref_init(&att->ref, ublk_bpf_ref_release, 0, GFP_KERNEL);
+	spin_lock_init(&att->lock);
+	INIT_LIST_HEAD(&att->epochs);
+}
+
+/* One that is not published: the caller has the only reference */
+struct ublk_bpf_epoch *ublk_bpf_new_epoch(struct ublk_bpf_att *att)
+{
+	struct ublk_bpf_epoch *epoch = kzalloc_obj(*epoch, GFP_KERNEL);
+
+	if (!epoch)
+		return NULL;
+	if (percpu_ref_init(&epoch->ref, ublk_bpf_epoch_release, 0,
+			    GFP_KERNEL)) {
+		kfree(epoch);
+		return NULL;
+	}
+	init_completion(&epoch->done);
+	refcount_set(&epoch->users, 1);
+	epoch->att = att;
+	return epoch;
 }
 
 /*
- * Publish @att, or NULL. What was published before retires; it is returned
- * with a reference, so that the caller can wait for ->retired.
+ * Publish an attachment's first @epoch, or NULL. What was published before
+ * retires; it is returned with a reference, so that the caller can wait for
+ * ->retired.
  *
  * The reference of requests is switched to atomic mode after a grace period,
  * so when the last one is gone all readers are gone that saw the old pointer.
  */
-struct ublk_bpf_att *ublk_bpf_set_att(struct ublk_bpf_dev *bd,
-				      struct ublk_bpf_att *att, bool forget)
+struct ublk_bpf_att *ublk_bpf_set_epoch(struct ublk_bpf_dev *bd,
+					struct ublk_bpf_epoch *epoch,
+					bool forget)
 	__must_hold(&ublk_bpf_lock)
 {
 	struct ublk_bpf_home *home = bd->home;
-	struct ublk_bpf_att *old;
+	struct ublk_bpf_att *att = epoch ? epoch->att : NULL;
+	struct ublk_bpf_att *old = ublk_bpf_get_att(bd);
+	struct ublk_bpf_epoch *last;
+	const bool sees_bios = att && ublk_bpf_wants_bios(att);
 
-	old = rcu_dereference_protected(bd->att,
-					lockdep_is_held(&ublk_bpf_lock));
 	if (att) {
 		refcount_inc(&home->users);
 		att->home = home;
+		ublk_bpf_add_epoch(epoch);
 	}
 	spin_lock_irq(&home->lock);
 	bd->has_att = att;
@@ -231,13 +322,37 @@ struct ublk_bpf_att *ublk_bpf_set_att(struct ublk_bpf_dev *bd,
 	ublk_bpf_update(home);
 	spin_unlock_irq(&home->lock);
 	/* whoever sees the new pointer sees that something is owed */
-	rcu_assign_pointer(bd->att, att);
+	last = rcu_replace_pointer(bd->epoch, epoch,
+				   lockdep_is_held(&ublk_bpf_lock));
+	if (bd->sees_bios != sees_bios) {
+		WRITE_ONCE(bd->sees_bios, sees_bios);
+		if (bd->disk)
+			ublk_bpf_intercept(bd, sees_bios);
+	}
 	if (old) {
 		old->forget = forget;
 		refcount_inc(&old->users);
-		percpu_ref_kill(&old->ref);
+		percpu_ref_kill(&last->ref);
 	}
 	return old;
+}
+
+/*
+ * Publish one more @epoch of what is attached. Returns the one that it ends,
+ * with a reference, so that the caller can wait for ->done.
+ */
+struct ublk_bpf_epoch *ublk_bpf_next_epoch(struct ublk_bpf_dev *bd,
+					   struct ublk_bpf_epoch *epoch)
+	__must_hold(&ublk_bpf_lock)
+{
+	struct ublk_bpf_epoch *last;
+
+	ublk_bpf_add_epoch(epoch);
+	last = rcu_replace_pointer(bd->epoch, epoch,
+				   lockdep_is_held(&ublk_bpf_lock));
+	refcount_inc(&last->users);
+	percpu_ref_kill(&last->ref);
+	return last;
 }
 
 /* The youngest attachment that is owed, with a reference, or NULL */
@@ -252,6 +367,32 @@ struct ublk_bpf_att *ublk_bpf_last_owed(struct ublk_bpf_dev *bd)
 		refcount_inc(&att->users);
 	}
 	return att;
+}
+
+/*
+ * The last epoch of an attachment that is owed, has requests, and is none of
+ * those after @no; with a reference. Or NULL
+ */
+struct ublk_bpf_epoch *ublk_bpf_owed_epoch(struct ublk_bpf_dev *bd, u64 no)
+	__must_hold(&ublk_bpf_lock)
+{
+	struct ublk_bpf_epoch *epoch = NULL;
+	struct ublk_bpf_att *att;
+
+	list_for_each_entry(att, &bd->home->owed, owed) {
+		if (att->owed_no > no)
+			break;
+		spin_lock_irq(&att->lock);
+		if (!list_empty(&att->epochs)) {
+			epoch = list_last_entry(&att->epochs,
+						struct ublk_bpf_epoch, node);
+			refcount_inc(&epoch->users);
+		}
+		spin_unlock_irq(&att->lock);
+		if (epoch)
+			break;
+	}
+	return epoch;
 }
 
 /*

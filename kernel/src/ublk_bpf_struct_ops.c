@@ -1,22 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * The face of a kernel without BPF_PROG_TYPE_UBLK: programs are those of
- * struct ublk_bpf_ops, a struct_ops of the ublk_drv module. They are attached
+ * struct ublk_bpf_sqe_ops, a struct_ops of the ublk_drv module. They are attached
  * by the control command, as everywhere; a struct_ops link attaches nothing.
  */
 #include <linux/bpf_verifier.h>
 #include <linux/btf.h>
 #include <linux/btf_ids.h>
 #include <linux/module.h>
-#include <uapi/linux/io_uring.h>
 #include "ublk_bpf_int.h"
 
 /**
- * struct ublk_bpf_ops - what a struct_ops map of this module has
- * @queue_io:	returns enum ublk_bpf_verdict
+ * struct ublk_bpf_sqe_ops - what a struct_ops map of this module has
+ * @queue_io:	the program, returns enum ublk_bpf_verdict
+ * @complete_io: the completion program, returns 0, a negative errno,
+ *		UBLK_BPF_IO_PASS or UBLK_BPF_IO_REDIRECT
  */
-struct ublk_bpf_ops {
+struct ublk_bpf_sqe_ops {
 	int (*queue_io)(struct ublk_bpf_ctx_kern *kctx);
+	int (*complete_io)(struct ublk_bpf_ctx_kern *kctx);
+};
+
+/* A program's ->expected_attach_type: which member it is for */
+enum {
+	UBLK_BPF_QUEUE_IO,
+	UBLK_BPF_COMPLETE_IO,
 };
 
 u64 ublk_bpf_features;
@@ -110,8 +118,14 @@ static int ublk_bpf_ops__queue_io(struct ublk_bpf_ctx_kern *kctx)
 	return UBLK_BPF_IO_ABORTED;
 }
 
-static struct ublk_bpf_ops ublk_bpf_ops_stubs = {
+static int ublk_bpf_ops__complete_io(struct ublk_bpf_ctx_kern *kctx)
+{
+	return kctx->ctx.result;
+}
+
+static struct ublk_bpf_sqe_ops ublk_bpf_ops_stubs = {
 	.queue_io	= ublk_bpf_ops__queue_io,
+	.complete_io	= ublk_bpf_ops__complete_io,
 };
 
 static struct bpf_struct_ops ublk_bpf_struct_ops = {
@@ -122,20 +136,21 @@ static struct bpf_struct_ops ublk_bpf_struct_ops = {
 	.reg		= ublk_bpf_ops_reg,
 	.unreg		= ublk_bpf_ops_unreg,
 	.cfi_stubs	= &ublk_bpf_ops_stubs,
-	.name		= "ublk_bpf_ops",
+	.name		= "ublk_bpf_sqe_ops",
 	.owner		= THIS_MODULE,
 };
 
 /* A program of ours, verified since this module was loaded; or an error */
-struct bpf_prog *ublk_bpf_face_get_prog(int fd)
+struct bpf_prog *ublk_bpf_face_get_prog(int fd, bool complete)
 {
+	const int member = complete ? UBLK_BPF_COMPLETE_IO : UBLK_BPF_QUEUE_IO;
 	struct bpf_prog *prog;
 
 	prog = bpf_prog_get_type_dev(fd, BPF_PROG_TYPE_STRUCT_OPS, false);
 	if (IS_ERR(prog))
 		return prog;
-	/* queue_io is the only operation */
-	if (!ublk_bpf_btf || prog->aux->attach_btf != ublk_bpf_btf) {
+	if (!ublk_bpf_btf || prog->aux->attach_btf != ublk_bpf_btf ||
+	    prog->expected_attach_type != member) {
 		bpf_prog_put(prog);
 		return ERR_PTR(-EINVAL);
 	}
@@ -164,7 +179,7 @@ int ublk_bpf_init(void)
 					&ublk_bpf_kfunc_set);
 	if (!ret)
 		ret = register_bpf_struct_ops(&ublk_bpf_struct_ops,
-					      ublk_bpf_ops);
+					      ublk_bpf_sqe_ops);
 	if (ret) {
 		ublk_bpf_exit_queues();
 		return ret;

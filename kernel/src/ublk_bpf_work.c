@@ -3,6 +3,7 @@
  * Where works of the engine run, and on whose account.
  */
 #include <linux/blk-cgroup.h>
+#include <linux/init.h>
 #include <linux/kthread.h>
 #include <linux/memcontrol.h>
 #include <linux/sched/mm.h>
@@ -31,6 +32,7 @@ int ublk_bpf_init_queues(void)
 {
 	const unsigned int rescued = WQ_UNBOUND | WQ_MEM_RECLAIM;
 
+
 	ublk_bpf_lane_wq = alloc_workqueue("ublk_bpf", rescued, WQ_MAX_ACTIVE);
 	ublk_bpf_slow_wq = alloc_workqueue("ublk_bpf_slow", rescued,
 					   WQ_MAX_ACTIVE);
@@ -38,7 +40,7 @@ int ublk_bpf_init_queues(void)
 						WQ_MAX_ACTIVE);
 	ublk_bpf_retire_wq = alloc_workqueue("ublk_bpf_retire", WQ_UNBOUND,
 					     WQ_MAX_ACTIVE);
-	if (ublk_bpf_lane_wq && ublk_bpf_slow_wq && ublk_bpf_file_lane_wq &&
+	if (!ublk_bpf_init_reqs() && ublk_bpf_lane_wq && ublk_bpf_slow_wq && ublk_bpf_file_lane_wq &&
 	    ublk_bpf_retire_wq)
 		return 0;
 	ublk_bpf_exit_queues();
@@ -55,12 +57,19 @@ static void ublk_bpf_destroy_queue(struct workqueue_struct **wq)
 /* Of a module: no device is left, but what they had attached may still retire */
 void ublk_bpf_exit_queues(void)
 {
-	rcu_barrier();	/* percpu_ref's callback queues the work */
+	rcu_barrier();	/* percpu_ref's callback queues the work, */
+	rcu_barrier();	/* and the one that frees the epoch */
 	ublk_bpf_destroy_queue(&ublk_bpf_retire_wq);
 	ublk_bpf_destroy_queue(&ublk_bpf_file_lane_wq);
 	ublk_bpf_destroy_queue(&ublk_bpf_slow_wq);
 	ublk_bpf_destroy_queue(&ublk_bpf_lane_wq);
+	ublk_bpf_exit_reqs();
 }
+
+#ifndef UBLK_BPF_STRUCT_OPS
+/* Attach looks whether this has failed */
+late_initcall(ublk_bpf_init_queues);
+#endif
 
 void ublk_bpf_queue_retire(struct ublk_bpf_att *att)
 {
@@ -130,16 +139,12 @@ int ublk_bpf_init_workers(struct ublk_bpf_dev *bd, bool stacked)
 	return bd->wq && (bd->own_wq || !stacked) ? 0 : -ENOMEM;
 }
 
-/*
- * No request is left; but a work that has issued the last one may still run,
- * and so may a submitter that finds its batch done already.
- */
+/* No request is left; but a work that has issued the last one may still run */
 void ublk_bpf_exit_workers(struct ublk_bpf_dev *bd)
 {
 	unsigned int i;
 
 	if (bd->wq) {
-		synchronize_srcu_expedited(bd->srcu);
 		for (i = 0; i < bd->nr_hw_queues * 2; i++)
 			flush_work(&bd->lanes[i].work);
 	}
@@ -161,13 +166,13 @@ void ublk_bpf_enter_worker(struct ublk_bpf_worker *w)
 }
 
 /* Charge the I/O to whom the request is charged */
-void ublk_bpf_set_blkcg(struct ublk_bpf_worker *w, struct request *rq)
+void ublk_bpf_set_blkcg(struct ublk_bpf_worker *w, struct bio *bio)
 {
 #ifdef CONFIG_BLK_CGROUP
 	struct cgroup_subsys_state *css = NULL;
 
-	if (rq->bio)
-		css = bio_blkcg_css(rq->bio);
+	if (bio)
+		css = bio_blkcg_css(bio);
 	if (css == blkcg_root_css)
 		css = NULL;
 	if (likely(css == w->blkcg))
@@ -182,14 +187,14 @@ void ublk_bpf_set_blkcg(struct ublk_bpf_worker *w, struct request *rq)
  * memory cgroup of whoever is charged for the I/O. Returns its css, or NULL.
  */
 struct cgroup_subsys_state *
-ublk_bpf_enter_memcg(struct request *rq, struct mem_cgroup **old)
+ublk_bpf_enter_memcg(struct bio *bio, struct mem_cgroup **old)
 {
 	struct cgroup_subsys_state *css = NULL;
 
 #if defined(CONFIG_BLK_CGROUP) && defined(CONFIG_MEMCG)
 	struct cgroup_subsys_state *blkcg;
 
-	blkcg = rq->bio ? bio_blkcg_css(rq->bio) : NULL;
+	blkcg = bio ? bio_blkcg_css(bio) : NULL;
 	if (!blkcg || blkcg == blkcg_root_css)
 		return NULL;
 	css = cgroup_get_e_css(blkcg->cgroup, &memory_cgrp_subsys);

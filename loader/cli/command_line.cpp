@@ -119,7 +119,7 @@ std::unique_ptr<CLI::App> make_app(Options& options) {
       "the kernel.");
   app->name("ublk-bpf");
   app->set_version_flag("--version",
-                        std::string("ublk-bpf ") + UBLK_BPF_VERSION);
+                        std::string("ublk-bpf ") + UBLK_BPF_TOOL_VERSION);
   app->require_subcommand(1);
   app->add_flag("--json", options.json, "print JSON");
   app->footer(

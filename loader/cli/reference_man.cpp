@@ -109,7 +109,7 @@ std::string title(const std::string& name) {
   return fmt(
       ".\\\" SPDX-License-Identifier: MIT\n.TH {} {} {} \"ublk\\-bpf "
       "{}\" \"Block devices\"\n",
-      roff(upper), kManSection, UBLK_BPF_DATE, UBLK_BPF_VERSION);
+      roff(upper), kManSection, UBLK_BPF_TOOL_DATE, UBLK_BPF_TOOL_VERSION);
 }
 
 constexpr const char* kExitStatus =

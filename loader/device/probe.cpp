@@ -49,9 +49,12 @@ constexpr const char* kBpfHow =
 
 std::string bpf_how(const FaceInfo& face, uint64_t features) {
   if (!face.has_btf) return "a kernel with CONFIG_DEBUG_INFO_BTF";
+  if (face.face == Face::none && face.has_kfunc)
+    return "load a newer ublk_drv: this one has version 1 of the BPF part";
+  if (face.face == Face::none && face.prog_type)
+    return "load ublk_drv; if it is loaded, it has lost its BTF: build it "
+           "where vmlinux and pahole are";
   if (face.face == Face::none) return kBpfHow;
-  if (!face.has_kfunc)
-    return "the module has lost its BTF: build it where vmlinux and pahole are";
   if (!(features & UBLK_F_BPF))
     return "load the ublk_drv that has the BPF part";
   return {};
@@ -68,6 +71,30 @@ Feature ring_feature() {
     feature.how = ring.error().hint_text().empty() ? ring.error().message()
                                                    : ring.error().hint_text();
   return feature;
+}
+
+// `no_features`: why the driver's features are not known.
+void add_bpf_features(Probe& result, uint64_t features,
+                      const std::string& no_features) {
+  const std::string how = bpf_how(result.face, features);
+  result.features.push_back(
+      {.name = "bpf",
+       .available = how.empty(),
+       .needs = "bpf_ublk_queue_sqe(), and BPF_PROG_TYPE_UBLK or struct "
+                "ublk_bpf_sqe_ops",
+       .how =
+           how.empty() || no_features.empty() || result.face.face == Face::none
+               ? how
+               : no_features});
+  const bool completes = how.empty() && result.face.version >= 2;
+  result.features.push_back(
+      {.name = "bpf_completion",
+       .available = completes,
+       .needs = "version 2 of the BPF part: completion programs, errors to the "
+                "server, drain",
+       .how = completes     ? ""
+              : how.empty() ? "a newer ublk_drv, or a newer series"
+                            : "see bpf above"});
 }
 
 }  // namespace
@@ -102,16 +129,7 @@ Probe probe() {
        .needs = "CONFIG_DEBUG_INFO_BTF",
        .how =
            result.face.has_btf ? "" : "a kernel with CONFIG_DEBUG_INFO_BTF"});
-  const std::string how = bpf_how(result.face, features);
-  result.features.push_back(
-      {.name = "bpf",
-       .available = how.empty(),
-       .needs = "BPF_PROG_TYPE_UBLK or struct ublk_bpf_ops, and "
-                "bpf_ublk_queue_sqe()",
-       .how =
-           how.empty() || no_features.empty() || result.face.face == Face::none
-               ? how
-               : no_features});
+  add_bpf_features(result, features, no_features);
   for (const FlagFeature& flag : kFlags) {
     const bool available = features & flag.flag;
     std::string get;

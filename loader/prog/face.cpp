@@ -2,6 +2,7 @@
 #include "prog/face.h"
 
 #include <bpf/btf.h>
+#include <ublk_bpf.h>
 
 #include <memory>
 
@@ -30,32 +31,58 @@ bool has(const btf* types, const char* name, uint32_t kind) {
   return types && btf__find_by_name_kind(types, name, kind) > 0;
 }
 
+// bpf_ublk_queue_sqe(ctx, sqe, sqe__sz, target).
+bool has_kfunc(const btf* types) {
+  if (!types) return false;
+  const int id =
+      btf__find_by_name_kind(types, "bpf_ublk_queue_sqe", BTF_KIND_FUNC);
+  if (id < 0) return false;
+  const btf_type* proto =
+      btf__type_by_id(types, btf__type_by_id(types, id)->type);
+  if (!proto || !btf_is_func_proto(proto) || btf_vlen(proto) != 4) return false;
+  const auto name = [&](int i) {
+    return std::string_view(
+        btf__name_by_offset(types, btf_params(proto)[i].name_off));
+  };
+  return name(1) == "sqe" && name(2) == "sqe__sz" && name(3) == "target";
+}
+
+// Each version's context is longer than the one's before.
+uint32_t version_of(const btf* types) {
+  const int id =
+      btf__find_by_name_kind(types, "ublk_bpf_ctx", BTF_KIND_STRUCT);
+  if (id < 0) return 0;
+  return btf__type_by_id(types, id)->size < sizeof(ublk_bpf_ctx) ? 1 : 2;
+}
+
 }  // namespace
 
-FaceInfo detect_face() {
-  constexpr const char* kfunc = "bpf_ublk_queue_sqe";
-  // The module's BTF is missing on most kernels: not worth a line.
-  const LibbpfLog quiet;
+FaceInfo face_of(const btf* vmlinux, const btf* driver) {
   FaceInfo info;
-  const BtfPtr vmlinux(btf__load_vmlinux_btf(), &btf__free);
-  if (!vmlinux) return info;
-  info.has_btf = true;
-  info.prog_type =
-      enum_value(vmlinux.get(), "bpf_prog_type", "BPF_PROG_TYPE_UBLK");
-  if (info.prog_type && has(vmlinux.get(), kfunc, BTF_KIND_FUNC)) {
-    info.face = Face::program_type;
-    info.has_kfunc = true;
-    return info;
-  }
-  const BtfPtr module(btf__load_module_btf("ublk_drv", vmlinux.get()),
-                      &btf__free);
-  const btf* driver = module.get();
-  info.has_kfunc = has(driver, kfunc, BTF_KIND_FUNC);
+  info.has_btf = vmlinux != nullptr;
+  const btf* types = has_kfunc(vmlinux)  ? vmlinux
+                     : has_kfunc(driver) ? driver
+                                         : nullptr;
+  if (vmlinux)
+    info.prog_type = enum_value(vmlinux, "bpf_prog_type", "BPF_PROG_TYPE_UBLK");
+  if (!types) return info;
+  info.has_kfunc = true;
+  info.version = version_of(types);
   if (info.prog_type)
     info.face = Face::program_type;
-  else if (has(driver, "ublk_bpf_ops", BTF_KIND_STRUCT))
+  else if (has(driver, "ublk_bpf_sqe_ops", BTF_KIND_STRUCT))
     info.face = Face::struct_ops;
   return info;
+}
+
+FaceInfo detect_face() {
+  // The module's BTF is missing on most kernels: not worth a line.
+  const LibbpfLog quiet;
+  const BtfPtr vmlinux(btf__load_vmlinux_btf(), &btf__free);
+  if (!vmlinux) return {};
+  const BtfPtr module(btf__load_module_btf("ublk_drv", vmlinux.get()),
+                      &btf__free);
+  return face_of(vmlinux.get(), module.get());
 }
 
 std::string_view face_name(Face face) {

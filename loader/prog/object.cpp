@@ -21,6 +21,9 @@ namespace ublk {
 namespace {
 
 constexpr const char* kSection = "ublk";
+constexpr const char* kCompleteSection = "ublk/complete";
+constexpr const char* kCompleteSuffix = "_complete";
+constexpr const char* kOpsStruct = "ublk_bpf_sqe_ops";
 // The verifier keeps the end of a longer log, which is the part that matters.
 constexpr size_t kLogBytes = 64 << 10;
 
@@ -52,6 +55,28 @@ bool wants_newer_kernel(std::string_view cause) {
         "kernel function call is not supported"})
     if (cause.contains(sign)) return true;
   return false;
+}
+
+// The struct that a variable of the object is; "" if that cannot be told.
+std::string struct_of(const bpf_object* object, const std::string& variable) {
+  const btf* types = bpf_object__btf(object);
+  const int id =
+      types ? btf__find_by_name_kind(types, variable.c_str(), BTF_KIND_VAR)
+            : -1;
+  if (id < 0) return {};
+  const btf_type* type =
+      btf__type_by_id(types, btf__type_by_id(types, id)->type);
+  return type ? btf__name_by_offset(types, type->name_off) : "";
+}
+
+int register_sections(uint32_t prog_type) {
+  for (const char* section : {kSection, kCompleteSection}) {
+    const int handler = libbpf_register_prog_handler(
+        section, static_cast<bpf_prog_type>(prog_type),
+        static_cast<bpf_attach_type>(0), nullptr);
+    if (handler < 0) return handler;
+  }
+  return 0;
 }
 
 constexpr const char* kNewerHint =
@@ -145,9 +170,7 @@ Result<ProgramObject> ProgramObject::open(const std::string& path,
   TRY(check_object_file(path));
   if (face.face == Face::program_type) {
     // Known to no released libbpf. Once per process is enough.
-    static const int handler = libbpf_register_prog_handler(
-        kSection, static_cast<bpf_prog_type>(face.prog_type),
-        static_cast<bpf_attach_type>(0), nullptr);
+    static const int handler = register_sections(face.prog_type);
     if (handler < 0)
       return fail_sys(errno_of(handler), "section '{}' for libbpf", kSection);
   }
@@ -185,54 +208,91 @@ Result<std::string> ProgramObject::choose(const std::string& name) const {
           .hint("there are: " + join(programs_)));
 }
 
-// Leaves only `program`, as this kernel takes it, to be loaded.
-Result<bpf_program*> ProgramObject::select(const std::string& program) {
+bool ProgramObject::completes(const std::string& program) const {
+  const bpf_program* half = bpf_object__find_program_by_name(
+      object_.get(), (program + kCompleteSuffix).c_str());
+  return half &&
+         std::string_view(bpf_program__section_name(half)) == kCompleteSection;
+}
+
+// Lets one half of a program be loaded, as this kernel takes it.
+Result<bpf_program*> ProgramObject::select_half(const std::string& half) {
   bpf_object* object = object_.get();
-  bpf_program* each;
-  bpf_object__for_each_program(each, object)
-      bpf_program__set_autoload(each, false);
   const bool struct_ops = face_.face == Face::struct_ops;
-  const std::string wanted_map = program + "_ops";
-  bool found_map = false;
-  bpf_map* map;
-  bpf_object__for_each_map(map, object) {
-    if (bpf_map__type(map) != BPF_MAP_TYPE_STRUCT_OPS) continue;
-    // libbpf 1.5 heeds the "?" of the section for its first map only.
-    const bool wanted = struct_ops && wanted_map == bpf_map__name(map);
-    bpf_map__set_autocreate(map, wanted);
-    found_map |= wanted;
+  bpf_map* map = nullptr;
+  if (struct_ops) {
+    map = bpf_object__find_map_by_name(object, (half + "_ops").c_str());
+    if (map && bpf_map__type(map) != BPF_MAP_TYPE_STRUCT_OPS) map = nullptr;
   }
-  const std::string name = struct_ops ? program + "_so" : program;
+  const std::string name = struct_ops ? half + "_so" : half;
   bpf_program* chosen = bpf_object__find_program_by_name(object, name.c_str());
-  if (!chosen || (struct_ops && !found_map))
+  if (!chosen || (struct_ops && !map))
     return std::unexpected(
         Error::plain(ENOENT, fmt("{}: program {} has no struct_ops part, which "
                                  "this kernel's ublk_drv needs",
-                                 path_, program))
+                                 path_, half))
             .hint("define it with UBLK_BPF(name) of ublk/ublk.bpf.h"));
+  if (const std::string ops = struct_of(object, half + "_ops");
+      map && ops != kOpsStruct)
+    return std::unexpected(
+        Error::plain(EINVAL,
+                     fmt("{}: program {} is of struct {}, this kernel's "
+                         "ublk_drv takes struct {}",
+                         path_, half, ops, kOpsStruct))
+            .hint("compile it again with this version's ublk/ublk.bpf.h"));
+  if (map) bpf_map__set_autocreate(map, true);
   bpf_program__set_autoload(chosen, true);
   return chosen;
 }
 
+Result<std::vector<bpf_program*>> ProgramObject::select(
+    const std::string& program) {
+  bpf_object* object = object_.get();
+  bpf_program* each;
+  bpf_object__for_each_program(each, object)
+      bpf_program__set_autoload(each, false);
+  bpf_map* map;
+  // libbpf 1.5 heeds the "?" of the section for its first map only.
+  bpf_object__for_each_map(map, object) if (bpf_map__type(map) ==
+                                            BPF_MAP_TYPE_STRUCT_OPS)
+      bpf_map__set_autocreate(map, false);
+  std::vector<bpf_program*> halves = {TRY(select_half(program))};
+  if (completes(program))
+    halves.push_back(TRY(select_half(program + kCompleteSuffix)));
+  return halves;
+}
+
 Result<void> ProgramObject::load(const std::string& program) {
-  bpf_program* chosen = TRY(select(program));
-  std::string log(kLogBytes, '\0');
-  bpf_program__set_log_buf(chosen, log.data(), log.size());
+  const auto halves = TRY(select(program));
+  // libbpf stops at the first that is refused, and only that one has a log.
+  std::vector<std::string> logs(halves.size(), std::string(kLogBytes, '\0'));
+  for (size_t i = 0; i < halves.size(); i++)
+    bpf_program__set_log_buf(halves[i], logs[i].data(), logs[i].size());
   const LibbpfLog libbpf;
   const int ret = bpf_object__load(object_.get());
-  bpf_program__set_log_buf(chosen, nullptr, 0);
+  for (bpf_program* half : halves)
+    bpf_program__set_log_buf(half, nullptr, 0);
   if (const int code = errno_of(ret)) {
+    const bool of_completion = halves.size() > 1 && !logs[0][0] && logs[1][0];
+    std::string& log = logs[of_completion ? 1 : 0];
     log.resize(std::strlen(log.c_str()));
     // Its beginning then is in the middle of a line.
     if (code == ENOSPC) log.erase(0, log.find('\n') + 1);
-    return std::unexpected(load_error(path_, program, code, log, libbpf));
+    return std::unexpected(
+        load_error(path_, program + (of_completion ? kCompleteSuffix : ""),
+                   code, log, libbpf));
   }
-  loaded_ = chosen;
+  loaded_ = halves[0];
+  complete_ = halves.size() > 1 ? halves[1] : nullptr;
   return {};
 }
 
 int ProgramObject::fd() const {
   return loaded_ ? bpf_program__fd(loaded_) : -1;
+}
+
+int ProgramObject::complete_fd() const {
+  return complete_ ? bpf_program__fd(complete_) : -1;
 }
 
 Result<uint32_t> ProgramObject::id() const {

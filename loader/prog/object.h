@@ -30,14 +30,20 @@ class ProgramObject {
   // ENOENT: not there, or none at all. EINVAL: several and none named.
   Result<std::string> choose(const std::string& name) const;
 
+  // Whether it has a completion half, UBLK_BPF_COMPLETE(name).
+  bool completes(const std::string& program) const;
+
   Knobs& knobs() { return knobs_; }
 
-  // Verifies and loads one program. A refusal has the verifier's reason in
-  // its line and the whole log as its detail.
+  // Verifies and loads one program, with its completion half if it has one. A
+  // refusal has the verifier's reason in its line and the whole log as its
+  // detail.
   Result<void> load(const std::string& program);
   // Of the loaded program.
   int fd() const;
   Result<uint32_t> id() const;
+  // Of its completion half; -1 if there is none.
+  int complete_fd() const;
 
  private:
   struct Close {
@@ -45,7 +51,9 @@ class ProgramObject {
   };
   ProgramObject(std::string path, const FaceInfo& face, bpf_object* object);
 
-  Result<bpf_program*> select(const std::string& program);
+  // The programs to be loaded, the completion half last.
+  Result<std::vector<bpf_program*>> select(const std::string& program);
+  Result<bpf_program*> select_half(const std::string& half);
 
   std::string path_;
   FaceInfo face_;
@@ -53,6 +61,7 @@ class ProgramObject {
   std::vector<std::string> programs_;
   Knobs knobs_;
   bpf_program* loaded_ = nullptr;
+  bpf_program* complete_ = nullptr;
 };
 
 // Whether a file can be a BPF object at all, of which libbpf says only that its

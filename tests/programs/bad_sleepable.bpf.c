@@ -18,7 +18,7 @@ int bad_sleepable_so(__u64 *args __attribute__((unused)))
 }
 
 SEC("?.struct_ops.link")
-struct ublk_bpf_ops bad_sleepable_ops = {
+struct ublk_bpf_sqe_ops bad_sleepable_ops = {
 	.queue_io = (int (*)(struct ublk_bpf_ctx *))bad_sleepable_so,
 };
 

@@ -36,6 +36,14 @@ TEST(Object, HasTheProgramsThatItsAuthorNamed) {
   EXPECT_EQ(opened(of_tests("two")).programs().size(), 2U);
 }
 
+TEST(Object, HasCompletionHalvesOfProgramsNotProgramsOfTheirOwn) {
+  const ProgramObject object = opened(of_tests("completed"));
+  EXPECT_EQ(object.programs(), std::vector<std::string>{"completed"});
+  EXPECT_TRUE(object.completes("completed"));
+  EXPECT_FALSE(opened(of_tests("two")).completes("first"));
+  EXPECT_FALSE(opened(ours("loop")).completes("loop"));
+}
+
 TEST(Object, WithOneProgramNeedsNoName) {
   EXPECT_EQ(*opened(ours("null")).choose(""), "null");
   EXPECT_EQ(*opened(ours("null")).choose("null"), "null");

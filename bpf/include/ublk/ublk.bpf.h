@@ -2,9 +2,9 @@
 /*
  * What a ublk BPF program includes. A program looks at one block request and
  * returns one of enum ublk_bpf_verdict; with UBLK_BPF_IO_REDIRECT the kernel
- * executes the SQEs that it queued. The contract is in ublk_bpf.h, how to
- * write a program in docs/programs.md; ublk/sqe.bpf.h has helpers for the
- * usual SQEs.
+ * executes the SQEs that it queued. A completion program, if there is one, is
+ * told how they ended. The contract is in ublk_bpf.h, how to write a program in
+ * docs/programs.md; ublk/sqe.bpf.h has helpers for the usual SQEs.
  *
  *	#include <ublk/ublk.bpf.h>
  *
@@ -46,9 +46,10 @@ _Static_assert(sizeof(struct io_uring_sqe) == 64, "the SQE has 64 bytes");
 extern int bpf_ublk_queue_sqe(struct ublk_bpf_ctx *ctx, const void *sqe,
 			      __u32 sqe__sz, __u32 target) __ksym;
 
-/* The member of the kernel's struct_ops that a program is, where it is one */
-struct ublk_bpf_ops {
+/* The kernel's struct_ops, of which a program is one member, where it is one */
+struct ublk_bpf_sqe_ops {
 	int (*queue_io)(struct ublk_bpf_ctx *ctx);
+	int (*complete_io)(struct ublk_bpf_ctx *ctx);
 };
 
 /*
@@ -59,21 +60,33 @@ struct ublk_bpf_ops {
  * kernel can run: `name` for BPF_PROG_TYPE_UBLK and `name_so` with the
  * struct_ops map `name_ops`. Neither is loaded unless asked for ("?").
  */
-#define UBLK_BPF(name)							\
+#define UBLK_BPF(name)	__UBLK_BPF(name, "?ublk", queue_io)
+
+/*
+ * UBLK_BPF_COMPLETE(name) { ... }, beside UBLK_BPF(name), is the completion half
+ * of that program: it runs when all SQEs of a plan are done, with ctx->result,
+ * and returns 0, a negative errno, UBLK_BPF_IO_PASS or UBLK_BPF_IO_REDIRECT.
+ * Both halves are attached together and have the object's maps and variables in
+ * common. It makes `name_complete`, `name_complete_so` and `name_complete_ops`.
+ */
+#define UBLK_BPF_COMPLETE(name)						\
+	__UBLK_BPF(name##_complete, "?ublk/complete", complete_io)
+
+#define __UBLK_BPF(name, section, member)				\
 static __always_inline int __ublk_##name(struct ublk_bpf_ctx *ctx);	\
-SEC("?ublk")								\
+SEC(section)								\
 int name(struct ublk_bpf_ctx *ctx)					\
 {									\
 	return __ublk_##name(ctx);					\
 }									\
-SEC("?struct_ops/queue_io")						\
+SEC("?struct_ops/" #member)						\
 int name##_so(__u64 *args)						\
 {									\
 	return __ublk_##name((struct ublk_bpf_ctx *)args[0]);		\
 }									\
 SEC("?.struct_ops.link")						\
-struct ublk_bpf_ops name##_ops = {					\
-	.queue_io = (int (*)(struct ublk_bpf_ctx *))name##_so,		\
+struct ublk_bpf_sqe_ops name##_ops = {					\
+	.member = (int (*)(struct ublk_bpf_ctx *))name##_so,		\
 };									\
 static __always_inline int						\
 __ublk_##name(struct ublk_bpf_ctx *ctx __attribute__((unused)))
