@@ -24,6 +24,8 @@ Result<AttachRequest> attach_request(uint32_t dev_id,
   if (options.replace) request.flags |= UBLK_BPF_ATTACH_F_REPLACE;
   if (options.no_inline) request.flags |= UBLK_BPF_ATTACH_F_NO_INLINE;
   if (options.inline_files) request.flags |= UBLK_BPF_ATTACH_F_INLINE_REG;
+  if (options.pass_errors) request.flags |= UBLK_BPF_ATTACH_F_PASS_ERRORS;
+  if (options.requests) request.flags |= UBLK_BPF_ATTACH_F_REQUESTS;
   request.buffered = options.buffered;
   return request;
 }
@@ -49,11 +51,18 @@ void define_attach(Arguments& command, Options& options) {
       "--inline-files", attach.inline_files,
       "issue to regular files in the submitter's context even while the "
       "device is mounted");
+  command.flag("--pass-errors", attach.pass_errors,
+               "what fails in the program is handed to the server, instead of "
+               "failing");
+  command.flag("--requests", attach.requests,
+               "show the program requests only, never bios of which none has "
+               "been made yet");
   command.flag("--buffered", attach.buffered,
                "through the page cache, not O_DIRECT");
   command.footer(
       "The attachment stays when this command has ended, until detach, del or "
-      "attach --replace.\n"
+      "attach --replace. A completion program that the object has beside the "
+      "program is attached with it.\n"
       "Examples:\n"
       "  ublk-bpf attach --dev 0 loop.bpf.o\n"
       "  ublk-bpf attach -n 0 concat.bpf.o --file a.img --file b.img\n"

@@ -84,6 +84,8 @@ const std::vector<Command>& commands() {
        run_attach},
       {"detach", nullptr, "take the BPF program off a device", define_detach,
        run_detach},
+      {"drain", nullptr, "wait for I/O that the BPF program has begun",
+       define_drain, run_drain},
       {"stop", nullptr, "stop a device, which can then be deleted", define_stop,
        run_stop},
       {"del", nullptr, "stop and delete a device, or all", define_del, run_del},

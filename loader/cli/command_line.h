@@ -58,6 +58,8 @@ struct AttachOptions {
   bool replace = false;
   bool no_inline = false;
   bool inline_files = false;
+  bool pass_errors = false;
+  bool requests = false;
   bool buffered = false;
 };
 
@@ -131,6 +133,7 @@ Result<std::string> help_on(const std::string& topic);
 void define_add(Arguments& command, Options& options);
 void define_attach(Arguments& command, Options& options);
 void define_detach(Arguments& command, Options& options);
+void define_drain(Arguments& command, Options& options);
 void define_del(Arguments& command, Options& options);
 void define_recover(Arguments& command, Options& options);
 void define_list(Arguments& command, Options& options);
@@ -149,6 +152,7 @@ void define_bench(Arguments& command, Options& options);
 int run_add(const Options& options);
 int run_attach(const Options& options);
 int run_detach(const Options& options);
+int run_drain(const Options& options);
 int run_del(const Options& options);
 int run_recover(const Options& options);
 int run_list(const Options& options);

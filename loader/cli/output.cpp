@@ -46,12 +46,17 @@ json refused_to_json(const ublk_bpf_info& info) {
   return list;
 }
 
+// A bio has none.
+json tag_to_json(uint16_t tag) {
+  return tag == UBLK_BPF_NO_TAG ? json(nullptr) : json(tag);
+}
+
 json last_refused_to_json(const ublk_bpf_last_refused& last) {
   if (last.reason == UBLK_BPF_REFUSED_NONE) return nullptr;
   return {{"reason", reason_name(last.reason)},
           {"op", op_name(last.op)},
-          {"q_id", last.q_id},
-          {"tag", last.tag},
+          {"q_id", tag_to_json(last.q_id)},
+          {"tag", tag_to_json(last.tag)},
           {"opcode", last.opcode},
           {"sqe_flags", last.sqe_flags},
           {"fd", last.fd},
@@ -61,11 +66,15 @@ json last_refused_to_json(const ublk_bpf_last_refused& last) {
           {"value", last.value}};
 }
 
+json id_to_json(uint32_t id) { return id ? json(id) : json(nullptr); }
+
 json bpf_to_json(const Device& device) {
   const ublk_bpf_info& info = *device.bpf;
   const AttachedState* attached = device.attached();
-  json out = {{"attached", info.prog_id != 0},
-              {"prog_id", info.prog_id ? json(info.prog_id) : json(nullptr)},
+  json out = {{"version", bpf_version(info)},
+              {"attached", info.prog_id != 0},
+              {"prog_id", id_to_json(info.prog_id)},
+              {"complete_id", id_to_json(info.complete_id)},
               {"program", nullptr},
               {"object", nullptr},
               {"files", json::array()},
@@ -81,11 +90,18 @@ json bpf_to_json(const Device& device) {
     for (const auto& [name, value] : attached->knobs)
       out["knobs"][name] = json::parse(value, nullptr, false);
   }
-  out["counters"] = {
-      {"nr_attach", info.nr_attach}, {"redirected", info.redirected},
-      {"passed", info.passed},       {"dropped", info.dropped},
-      {"aborted", info.aborted},     {"failed", info.failed},
-      {"sqes", info.sqes},           {"deferred", info.deferred}};
+  out["counters"] = {{"nr_attach", info.nr_attach},
+                     {"redirected", info.redirected},
+                     {"bios", info.bios},
+                     {"passed", info.passed},
+                     {"dropped", info.dropped},
+                     {"aborted", info.aborted},
+                     {"failed", info.failed},
+                     {"sqes", info.sqes},
+                     {"deferred", info.deferred},
+                     {"rounds", info.rounds},
+                     {"passed_late", info.passed_late},
+                     {"errors_passed", info.errors_passed}};
   out["retiring"] = info.nr_retiring;
   out["sync_failed"] = info.sync_failed;
   out["sync_error"] = info.sync_error
@@ -111,9 +127,20 @@ std::string bpf_text(const Device& device) {
                          ? fmt("program {} id {} object {}", attached->program,
                                info.prog_id, shown_name(attached->object))
                          : fmt("program id {}", info.prog_id);
+  if (info.complete_id) text += fmt(" completion id {}", info.complete_id);
+  for (const std::string& flag : attach_flag_names(info.attach_flags))
+    if (flag != "complete") text += " " + flag;
   text += fmt(", redirected {} passed {} dropped {} aborted {} failed {}",
               info.redirected, info.passed, info.dropped, info.aborted,
               info.failed);
+  // What not every program does.
+  const std::pair<const char*, uint64_t> more[] = {
+      {"bios", info.bios},
+      {"rounds", info.rounds},
+      {"passed late", info.passed_late},
+      {"errors passed", info.errors_passed}};
+  for (const auto& [name, count] : more)
+    if (count) text += fmt(" {} {}", name, count);
   std::string refused;
   for (uint32_t reason = 0; reason < UBLK_BPF_NR_REFUSED; reason++)
     if (info.refused[reason].count)

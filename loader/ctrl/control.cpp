@@ -71,6 +71,8 @@ std::string waits_for(const ControlCommand& command) {
     case UBLK_U_CMD_ATTACH_BPF:
     case UBLK_U_CMD_DETACH_BPF:
       return "the I/O that the program that was attached has redirected";
+    case UBLK_U_CMD_DRAIN_BPF:
+      return "the I/O that the program had redirected before";
     default:
       return "another command on this device to end";
   }
@@ -97,6 +99,9 @@ Error late(std::string_view name, const ControlCommand& command,
     return std::move(error).hint(
         fmt("new I/O waits now; ublk-bpf quiesce -n {} again goes on with it",
             command.dev_id));
+  if (command.op == UBLK_U_CMD_DRAIN_BPF)
+    return std::move(error).hint(
+        "nothing was changed; --deadline SECONDS waits longer");
   return std::move(error).hint(
       "--deadline SECONDS waits longer; what it leaves, once "
       "it has ended, ublk-bpf gc clears");
@@ -353,6 +358,11 @@ Result<void> Control::attach_bpf(uint32_t dev_id,
 
 Result<void> Control::detach_bpf(uint32_t dev_id) {
   TRY(run("detach", {.op = UBLK_U_CMD_DETACH_BPF, .dev_id = dev_id}));
+  return {};
+}
+
+Result<void> Control::drain_bpf(uint32_t dev_id) {
+  TRY(run("drain", {.op = UBLK_U_CMD_DRAIN_BPF, .dev_id = dev_id}));
   return {};
 }
 

@@ -155,6 +155,8 @@ class Control {
 
   Result<void> attach_bpf(uint32_t dev_id, const ublk_bpf_attach& attach);
   Result<void> detach_bpf(uint32_t dev_id);
+  // Returns when what the program planned before is done; it goes on.
+  Result<void> drain_bpf(uint32_t dev_id);
   Result<ublk_bpf_info> bpf_info(uint32_t dev_id);
 
  private:

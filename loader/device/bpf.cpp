@@ -19,10 +19,16 @@ namespace ublk {
 
 namespace {
 
-Error no_bpf(const Device& device, Face face) {
+Error no_bpf(const Device& device, const FaceInfo& face) {
   const std::string name = device_name(device.info.dev_id);
   const std::string served = fmt("{} is still served, by its server", name);
-  if (face == Face::none)
+  if (face.face == Face::none && face.has_kfunc)
+    return Error::plain(EOPNOTSUPP,
+                        fmt("{}: this kernel's ublk_drv has an earlier version "
+                            "of the BPF part",
+                            name))
+        .hint(served + "; ublk-bpf probe tells how to get this one");
+  if (face.face == Face::none)
     return Error::plain(EOPNOTSUPP,
                         name +
                             ": this kernel has no BPF part of ublk, neither "
@@ -34,11 +40,37 @@ Error no_bpf(const Device& device, Face face) {
                 device.info.dev_id));
 }
 
+// `what` needs version 2 of the kernel's contract.
+Error too_old(const Device& device, const std::string& what) {
+  return Error::plain(EOPNOTSUPP,
+                      fmt("{}: {}: this kernel's BPF part of ublk has version "
+                          "{}, it takes version 2",
+                          device_name(device.info.dev_id), what,
+                          bpf_version(*device.bpf)))
+      .hint("ublk-bpf probe tells how to get a newer one");
+}
+
+struct NewFlag {
+  uint32_t flag;
+  const char* option;
+};
+constexpr NewFlag kFlagsOfVersion2[] = {
+    {UBLK_BPF_ATTACH_F_PASS_ERRORS, "--pass-errors"},
+    {UBLK_BPF_ATTACH_F_REQUESTS, "--requests"}};
+
+Result<void> check_version(const Device& device, uint32_t flags) {
+  if (bpf_version(*device.bpf) >= 2) return {};
+  for (const NewFlag& each : kFlagsOfVersion2)
+    if (flags & each.flag) return std::unexpected(too_old(device, each.option));
+  return {};
+}
+
 // What can be said without looking at the object.
 Result<void> check_device(const Device& device, const FaceInfo& face,
                           const AttachRequest& request) {
   if (face.face == Face::none || !device.bpf)
-    return std::unexpected(no_bpf(device, face.face));
+    return std::unexpected(no_bpf(device, face));
+  TRY(check_version(device, request.flags));
   const bool replace = request.flags & UBLK_BPF_ATTACH_F_REPLACE;
   if (device.bpf->prog_id && !replace)
     return std::unexpected(
@@ -244,6 +276,9 @@ Result<std::chrono::nanoseconds> attach_program(Control& control,
   TRY(check_device(device, face, request));
   ProgramObject object = TRY(ProgramObject::open(request.object, face));
   const std::string program = TRY(object.choose(request.program));
+  if (object.completes(program) && bpf_version(*device.bpf) < 2)
+    return std::unexpected(
+        too_old(device, fmt("completion program of {}", program)));
   TRY(set_knobs(object.knobs(), device, request));
   const std::vector<Backing> files = TRY(
       open_files(device, states, request, offset_of(object.knobs(), device)));
@@ -258,6 +293,10 @@ Result<std::chrono::nanoseconds> attach_program(Control& control,
   ublk_bpf_attach arg{};
   arg.prog_fd = object.fd();
   arg.flags = request.flags;
+  if (object.complete_fd() >= 0) {
+    arg.complete_fd = object.complete_fd();
+    arg.flags |= UBLK_BPF_ATTACH_F_COMPLETE;
+  }
   for (const Backing& file : files) {
     arg.fds[arg.nr_files++] = file.fd.get();
     attached.files.push_back(file.path);
@@ -281,7 +320,7 @@ Result<std::chrono::nanoseconds> attach_program(Control& control,
 Result<void> detach_program(Control& control, const StateStore& states,
                             uint32_t dev_id) {
   const Device device = TRY(describe(control, states, dev_id));
-  if (!device.bpf) return std::unexpected(no_bpf(device, detect_face().face));
+  if (!device.bpf) return std::unexpected(no_bpf(device, detect_face()));
   auto done = control.detach_bpf(dev_id);
   if (!done && done.error().code() == ENOENT)
     return fail(ENOENT, "{}: has no program attached", device_name(dev_id));
@@ -296,10 +335,33 @@ Result<void> detach_program(Control& control, const StateStore& states,
   return {};
 }
 
+Result<void> drain_program(Control& control, const StateStore& states,
+                           uint32_t dev_id) {
+  const Device device = TRY(describe(control, states, dev_id));
+  if (!device.bpf) return std::unexpected(no_bpf(device, detect_face()));
+  if (bpf_version(*device.bpf) < 2)
+    return std::unexpected(too_old(device, "drain"));
+  auto done = control.drain_bpf(dev_id);
+  if (!done && done.error().code() == ENOENT)
+    return fail(ENOENT, "{}: has no program attached", device_name(dev_id));
+  return done;
+}
+
+// The first one did not say.
+uint32_t bpf_version(const ublk_bpf_info& info) {
+  return info.version ? info.version : 1;
+}
+
 std::vector<std::string> attach_flag_names(uint32_t flags) {
+  constexpr std::pair<uint32_t, const char*> kNames[] = {
+      {UBLK_BPF_ATTACH_F_NO_INLINE, "no_inline"},
+      {UBLK_BPF_ATTACH_F_INLINE_REG, "inline_reg"},
+      {UBLK_BPF_ATTACH_F_COMPLETE, "complete"},
+      {UBLK_BPF_ATTACH_F_PASS_ERRORS, "pass_errors"},
+      {UBLK_BPF_ATTACH_F_REQUESTS, "requests"}};
   std::vector<std::string> names;
-  if (flags & UBLK_BPF_ATTACH_F_NO_INLINE) names.emplace_back("no_inline");
-  if (flags & UBLK_BPF_ATTACH_F_INLINE_REG) names.emplace_back("inline_reg");
+  for (const auto& [flag, name] : kNames)
+    if (flags & flag) names.emplace_back(name);
   return names;
 }
 

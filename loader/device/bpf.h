@@ -37,7 +37,15 @@ Result<std::chrono::nanoseconds> attach_program(Control& control,
 Result<void> detach_program(Control& control, const StateStore& states,
                             uint32_t dev_id);
 
-// "no_inline", "inline_reg": UBLK_BPF_ATTACH_F_* that stay.
+// Returns when all I/O that the program planned before is done; it stays
+// attached and serves on.
+Result<void> drain_program(Control& control, const StateStore& states,
+                           uint32_t dev_id);
+
+// UBLK_BPF_VERSION of the kernel that has told this.
+uint32_t bpf_version(const ublk_bpf_info& info);
+
+// UBLK_BPF_ATTACH_F_* that stay, in lower case and without their prefix.
 std::vector<std::string> attach_flag_names(uint32_t flags);
 
 }  // namespace ublk

@@ -98,8 +98,12 @@ Result<Device> describe(Control& control, const StateStore& states,
   } else if (state.error().code() != ENOENT && state.error().code() != EACCES) {
     device.state_error = std::move(state).error().in(device_name(dev_id));
   }
-  if (device.info.flags & UBLK_F_BPF && !device.stuck)
-    device.bpf = TRY(unless_stuck(device, control.bpf_info(dev_id)));
+  if (device.info.flags & UBLK_F_BPF && !device.stuck) {
+    auto info = control.bpf_info(dev_id);
+    // Another tree's driver has a flag of this name that means something else.
+    if (info || info.error().code() != EOPNOTSUPP)
+      device.bpf = TRY(unless_stuck(device, std::move(info)));
+  }
   return device;
 }
 

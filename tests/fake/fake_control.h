@@ -46,6 +46,8 @@ class FakeControl final : public ControlChannel {
       case UBLK_U_CMD_DEL_DEV:
         devices.erase(it);
         return 0;
+      case UBLK_U_CMD_DRAIN_BPF:
+        return device.bpf.prog_id ? 0 : -ENOENT;
       case UBLK_U_CMD_DETACH_BPF:
         return device.bpf.prog_id ? (device.bpf.prog_id = 0, 0) : -ENOENT;
       default:

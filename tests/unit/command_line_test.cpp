@@ -248,7 +248,7 @@ TEST(Attach, TakesEverything) {
   const Parsed p =
       parsed({"attach", "--dev", "2", "x.o", "--prog", "p", "--file", "/a",
               "--file", "/b", "--set", "k=1", "--set", "l=a=b", "--replace",
-              "--no-inline", "--buffered"});
+              "--no-inline", "--buffered", "--pass-errors", "--requests"});
   ASSERT_EQ(p.text, "");
   const auto request = attach_request(2, p.options.attach);
   ASSERT_TRUE(request) << request.error().line();
@@ -260,7 +260,8 @@ TEST(Attach, TakesEverything) {
                                                                   {"l", "a=b"}};
   EXPECT_EQ(request->knobs, knobs);
   EXPECT_EQ(request->flags,
-            UBLK_BPF_ATTACH_F_REPLACE | UBLK_BPF_ATTACH_F_NO_INLINE);
+            UBLK_BPF_ATTACH_F_REPLACE | UBLK_BPF_ATTACH_F_NO_INLINE |
+                UBLK_BPF_ATTACH_F_PASS_ERRORS | UBLK_BPF_ATTACH_F_REQUESTS);
   EXPECT_TRUE(request->buffered);
 }
 

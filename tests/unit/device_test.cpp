@@ -76,13 +76,22 @@ TEST_F(Devices, WithoutBpfHaveNoBpfObject) {
 TEST_F(Devices, WithAProgramShowWhatTheKernelAndTheStateKnow) {
   auto& bpf = fake_->add(1, UBLK_F_BPF).bpf;
   bpf.prog_id = 7;
-  bpf.attach_flags = UBLK_BPF_ATTACH_F_NO_INLINE;
+  bpf.version = 2;
+  bpf.complete_id = 8;
+  bpf.attach_flags = UBLK_BPF_ATTACH_F_NO_INLINE | UBLK_BPF_ATTACH_F_COMPLETE |
+                     UBLK_BPF_ATTACH_F_PASS_ERRORS;
   bpf.redirected = 10;
+  bpf.bios = 4;
+  bpf.rounds = 3;
+  bpf.passed_late = 2;
+  bpf.errors_passed = 1;
   bpf.refused[UBLK_BPF_REFUSED_FD] = {
       .error = EBADF, .reserved = 0, .count = 3};
   bpf.last.reason = UBLK_BPF_REFUSED_FD;
   bpf.last.op = UBLK_IO_OP_WRITE;
   bpf.last.fd = 9;
+  bpf.last.q_id = 1;
+  bpf.last.tag = 63;
   save(1, AttachedState{.prog_id = 7,
                         .program = "loop",
                         .object = "/x.o",
@@ -94,14 +103,66 @@ TEST_F(Devices, WithAProgramShowWhatTheKernelAndTheStateKnow) {
   EXPECT_EQ(b["program"], "loop");
   EXPECT_EQ(b["object"], "/x.o");
   EXPECT_EQ(b["knobs"], (json{{"offset", 42}, {"link", true}}));
-  EXPECT_EQ(b["flags"], json::array({"no_inline"}));
+  EXPECT_EQ(b["version"], 2);
+  EXPECT_EQ(b["complete_id"], 8);
+  EXPECT_EQ(b["flags"], json::array({"no_inline", "complete", "pass_errors"}));
   EXPECT_EQ(b["counters"]["redirected"], 10);
+  EXPECT_EQ(b["counters"]["bios"], 4);
+  EXPECT_EQ(b["counters"]["rounds"], 3);
+  EXPECT_EQ(b["counters"]["passed_late"], 2);
+  EXPECT_EQ(b["counters"]["errors_passed"], 1);
   EXPECT_EQ(
       b["refused"],
       json::array({{{"reason", "fd"}, {"errno", "EBADF"}, {"count", 3}}}));
   EXPECT_EQ(b["last_refused"]["reason"], "fd");
   EXPECT_EQ(b["last_refused"]["op"], "write");
   EXPECT_EQ(b["last_refused"]["fd"], 9);
+  EXPECT_EQ(b["last_refused"]["q_id"], 1);
+  EXPECT_EQ(b["last_refused"]["tag"], 63);
+  bpf.last.q_id = bpf.last.tag = UBLK_BPF_NO_TAG;
+  EXPECT_TRUE(device(1)["bpf"]["last_refused"]["tag"].is_null());
+  EXPECT_TRUE(device(1)["bpf"]["last_refused"]["q_id"].is_null());
+}
+
+TEST_F(Devices, OfAKernelThatDoesNotSayItsVersionHaveTheFirst) {
+  fake_->add(1, UBLK_F_BPF).bpf.prog_id = 7;
+  const json b = device(1)["bpf"];
+  EXPECT_EQ(b["version"], 1);
+  EXPECT_TRUE(b["complete_id"].is_null());
+}
+
+TEST_F(Devices, OfAnotherTreesDriverAreDevicesWithoutOurBpf) {
+  fake_->add(1, UBLK_F_BPF);
+  fake_->fails[UBLK_U_CMD_GET_BPF_INFO] = -EOPNOTSUPP;
+  EXPECT_TRUE(device(1)["bpf"].is_null());
+}
+
+TEST_F(Devices, AreDrainedIfTheKernelCanDoIt) {
+  auto& bpf = fake_->add(0, UBLK_F_BPF).bpf;
+  bpf.prog_id = 7;
+  const auto refused = drain_program(*control_, *states_, 0);
+  EXPECT_EQ(refused.error().code(), EOPNOTSUPP);
+  EXPECT_NE(refused.error().line().find("has version 1"), std::string::npos);
+  bpf.version = 2;
+  EXPECT_TRUE(drain_program(*control_, *states_, 0));
+  EXPECT_EQ(fake_->calls.back(), UBLK_U_CMD_DRAIN_BPF);
+  bpf.prog_id = 0;
+  const auto nothing = drain_program(*control_, *states_, 0);
+  EXPECT_EQ(nothing.error().code(), ENOENT);
+  EXPECT_NE(nothing.error().line().find("no program"), std::string::npos);
+  fake_->add(1);
+  EXPECT_EQ(drain_program(*control_, *states_, 1).error().code(), EOPNOTSUPP);
+}
+
+TEST_F(Devices, ThatDoNotDrainInTimeSayWhatTheyWaitFor) {
+  auto& bpf = fake_->add(0, UBLK_F_BPF).bpf;
+  bpf.version = 2;
+  fake_->fails[UBLK_U_CMD_DRAIN_BPF] = -ETIME;
+  const auto late = drain_program(*control_, *states_, 0);
+  EXPECT_EQ(late.error().code(), ETIMEDOUT);
+  const std::string line = late.error().line();
+  EXPECT_NE(line.find("the program had redirected"), std::string::npos) << line;
+  EXPECT_NE(line.find("nothing was changed"), std::string::npos) << line;
 }
 
 TEST_F(Devices, WhoseProgramIsOfAnotherToolDoNotClaimToKnowIt) {

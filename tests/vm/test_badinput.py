@@ -137,6 +137,11 @@ def test_program_that_the_verifier_refuses(bench, name):
     assert "processed" in outcome.err, f"this is not the verifier's log: {outcome}"
 
 
+def test_completion_half_that_the_verifier_refuses_is_the_one_that_is_named(bench):
+    outcome = bench.attach(cli.program("bad_complete"), match="program bad_complete_complete: refused by the verifier")
+    assert "processed" in outcome.err, f"this is not the verifier's log: {outcome}"
+
+
 def test_program_that_may_sleep(bench, face):
     if face == "program_type":
         pytest.skip("only a struct_ops program can ask to sleep")
@@ -154,7 +159,7 @@ def test_program_that_needs_a_newer_kernel(bench):
 # devices
 
 
-@pytest.mark.parametrize("command", ["attach", "detach", "del", "recover", "list"])
+@pytest.mark.parametrize("command", ["attach", "detach", "drain", "del", "recover", "list"])
 def test_device_that_does_not_exist(bench, command):
     args = [cli.program("loop")] if command == "attach" else []
     one_line(bench.refused(command, "-n", 77, *args, match="77|ublkb77", errno="ENODEV"))

@@ -174,7 +174,7 @@ def test_probe_names_the_face(face):
     assert probe["kernel"] == os.uname().release
     assert probe["ublk_module"] is True
     names = {f["name"]: f for f in probe["features"]}
-    assert names["bpf"]["available"] is True
+    assert names["bpf"]["available"] is True and names["bpf_completion"]["available"] is True
     for feature in probe["features"]:
         assert {"name", "available"} <= set(feature)
         if not feature["available"]:

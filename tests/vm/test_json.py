@@ -7,7 +7,7 @@ import cli
 from blockio import MIB, Opened
 from test_kill import kill_server, quiesced
 
-ONE_DEVICE = "add, recover, takeover, attach, detach, stop, quiesce, resize, set-affinity"
+ONE_DEVICE = "add, recover, takeover, attach, detach, drain, stop, quiesce, resize, set-affinity"
 ROW = re.compile(r"^\| `([^`]+)` \| ([a-z, ]+) \|", re.MULTILINE)
 TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null", dict: "object"}
 
@@ -91,6 +91,7 @@ def test_output_of_every_command_is_as_documented(lab):
     outputs = [
         ("list", cli.ok("list"), sections["list"]),
         ("attach", attached, {**rows, **sections[ONE_DEVICE]}),
+        ("drain", cli.ok("drain", "-n", device.id), rows),
         ("probe", cli.ok("probe"), sections["probe"]),
         ("help", cli.ok("help", "loop"), sections["help"]),
         ("detach", device.detach(), rows),
