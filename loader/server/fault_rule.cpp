@@ -86,6 +86,12 @@ Result<void> set_range(FaultRule& rule, std::string_view text) {
   return {};
 }
 
+Result<void> set_failed(FaultRule& rule, std::string_view text) {
+  if (text != "bpf") return fail(EINVAL, "'{}' is not bpf", text);
+  rule.only_failed = true;
+  return {};
+}
+
 Result<void> set_delay(FaultRule& rule, std::string_view text) {
   constexpr std::pair<std::string_view, uint64_t> units[] = {
       {"ns", 1}, {"us", 1000}, {"ms", 1000000}, {"s", kNsPerSecond}};
@@ -126,6 +132,7 @@ struct Part {
   Result<void> (*set)(FaultRule& rule, std::string_view text);
 };
 constexpr Part kParts[] = {{"op", set_ops},      {"range", set_range},
+                           {"failed", set_failed},
                            {"rate", set_rate},   {"seed", set_seed},
                            {"delay", set_delay}, {"error", set_error},
                            {"short", set_short}};
@@ -156,8 +163,8 @@ Result<FaultRule> parse(std::string_view text) {
 }  // namespace
 
 bool FaultRule::is_for(uint8_t op, uint64_t start_bytes,
-                       uint64_t len_bytes) const {
-  if (op >= 32 || !(ops & (1U << op))) return false;
+                       uint64_t len_bytes, bool failed) const {
+  if (op >= 32 || !(ops & (1U << op)) || (only_failed && !failed)) return false;
   return !has_range ||
          (start_bytes < end_bytes && start_bytes + len_bytes > first_bytes);
 }

@@ -3,6 +3,7 @@
 
 #include <liburing.h>
 #include <linux/ublk_cmd.h>
+#include <ublk_bpf.h>
 
 #include <cstdint>
 #include <memory>
@@ -75,6 +76,11 @@ struct Io {
   uint64_t sqe_addr = 0;      // sqe->addr of its commands
 
   uint8_t op() const { return ublksrv_get_op(desc); }
+  // A BPF program's plan for it was executed and failed; a part of it may have
+  // been done.
+  bool failed_in_program() const {
+    return desc->op_flags & UBLK_IO_F_BPF_FAILED;
+  }
   // Of data, for a request that has any. Not for discards: may overflow.
   uint32_t len_bytes() const { return desc->nr_sectors << 9; }
   bool has_data() const {

@@ -3,7 +3,7 @@
 // fault: another target (--over) of which chosen requests go wrong: late, with
 // an error, or with less done than was asked for. Of the --fault rules that a
 // request falls under the first applies, and no other. A request that a BPF
-// program redirects never gets here.
+// program redirects never gets here, unless it fails there and is passed.
 
 #include <atomic>
 #include <cerrno>
@@ -52,7 +52,7 @@ const FaultRule* choose(FaultPlan& plan, const Io& io) {
   const uint64_t len = uint64_t{io.desc->nr_sectors} << kSectorShift;
   for (size_t i = 0; i < plan.rules.size(); i++) {
     const FaultRule& rule = plan.rules[i];
-    if (!rule.is_for(io.op(), start, len)) continue;
+    if (!rule.is_for(io.op(), start, len, io.failed_in_program())) continue;
     const uint64_t nth = plan.seen[i].fetch_add(1, std::memory_order_relaxed);
     if (rule.hits(nth)) return &rule;
   }
@@ -112,6 +112,7 @@ const TargetOps kFaultTarget = {
         "under the first applies. A RULE is joined by commas of\n"
         "  op=read+write   read, write, flush, discard, write_zeroes\n"
         "  range=1M-2M     bytes of the device; also 1M- and 1M+64K\n"
+        "  failed=bpf      only those that failed in a BPF program\n"
         "  rate=0.1        this part of the requests, by chance\n"
         "  seed=7          of the chance: the same one repeats it\n"
         "and at least one of\n"

@@ -78,6 +78,8 @@ TEST(FaultRule, SaysWhichPartIsWrong) {
       {"short=100", "no multiple of 512"},
       {"short=0", "no multiple of 512"},
       {"short=64M", "up to 32M"},
+      {"failed=disk,error=EIO", "failed: 'disk' is not bpf"},
+      {"failed=bpf", "delay, error or short"},
   };
   for (const auto& [text, words] : cases) {
     const auto rule = parse_fault_rule(text);
@@ -97,6 +99,10 @@ TEST(FaultRule, IsForWhatTouchesItsRange) {
   EXPECT_FALSE(rule.is_for(UBLK_IO_OP_FLUSH, 0, 0)) << "it has no bytes";
   EXPECT_TRUE(rule_of("error=EIO").is_for(UBLK_IO_OP_FLUSH, 0, 0));
   EXPECT_FALSE(rule_of("op=read,error=EIO").is_for(UBLK_IO_OP_WRITE, 0, 512));
+  const FaultRule failed = rule_of("failed=bpf,error=EIO");
+  EXPECT_FALSE(failed.is_for(UBLK_IO_OP_READ, 0, 512));
+  EXPECT_TRUE(failed.is_for(UBLK_IO_OP_READ, 0, 512, true));
+  EXPECT_TRUE(rule_of("error=EIO").is_for(UBLK_IO_OP_READ, 0, 512, true));
 }
 
 TEST(FaultRule, HitsAtItsRateTheSameForTheSameSeed) {
@@ -179,6 +185,16 @@ TEST_F(Fault, FailsWithoutDoingIt) {
       << "the first that applies";
   EXPECT_EQ(*start(UBLK_IO_OP_READ, 2048), -EIO);
   EXPECT_FALSE(start(UBLK_IO_OP_READ, 2040));
+}
+
+TEST_F(Fault, SeesWhatHasFailedInAProgram) {
+  open("loop", {"failed=bpf,error=ENOSPC"});
+  EXPECT_FALSE(start(UBLK_IO_OP_READ));
+  EXPECT_EQ(*start(UBLK_IO_OP_READ | UBLK_IO_F_BPF_FAILED), -ENOSPC);
+  open("loop", {"op=flush,error=EIO"});
+  EXPECT_FALSE(start(UBLK_IO_OP_READ | UBLK_IO_F_BPF_FAILED))
+      << "loop serves it as any other";
+  EXPECT_EQ(sqe_.opcode, IORING_OP_READ);
 }
 
 TEST_F(Fault, DelaysWithATimeoutAndThenDoesIt) {
