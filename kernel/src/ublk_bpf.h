@@ -46,6 +46,7 @@ struct ublk_bpf_stats;
  * @node:	in the graph of devices, see ublk_bpf_file.c
  * @walk:	when a walk of the graph was here last
  * @depth:	what that has found
+ * @nr_above:	files of other devices' programs that it is; as @node
  * @shadow:	of @disk, see ublk_bpf_intercept.c
  * @shadows:	of all disks that somebody still has open
  */
@@ -72,6 +73,7 @@ struct ublk_bpf_dev {
 	struct hlist_node		node;
 	u64				walk;
 	int				depth;
+	unsigned int			nr_above;
 	struct block_device		*shadow;
 	struct hlist_head		shadows;
 };
@@ -109,7 +111,8 @@ void ublk_bpf_free_disk(struct ublk_bpf_dev *bd, struct gendisk *disk);
 static inline bool ublk_bpf_active(const struct ublk_bpf_dev *bd,
 				   const struct request *rq)
 {
-	return unlikely(READ_ONCE(bd->active) || rq->cmd_flags & REQ_DRV);
+	return unlikely(READ_ONCE(bd->active) ||
+			(rq->cmd_flags & REQ_DRV && bd->stats));
 }
 
 static inline bool ublk_bpf_stopping(const struct ublk_bpf_dev *bd)

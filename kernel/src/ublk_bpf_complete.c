@@ -43,8 +43,10 @@ static void ublk_bpf_bio_to_server(struct work_struct *work)
 	struct ublk_bpf_req *req = ublk_bpf_sqe_req(s);
 	struct bio *bio = req->bio;
 	struct request_queue *q = bdev_get_queue(bio->bi_bdev);
+	struct ublk_bpf_worker w;
 	struct ublk_bpf_dev *bd;
 
+	ublk_bpf_enter_worker(&w);
 	bd = ublk_bpf_let_go_of(req);
 	ublk_bpf_mark_bio(bio, req->server);
 	/* somebody else waits, and nobody for us */
@@ -54,6 +56,7 @@ static void ublk_bpf_bio_to_server(struct work_struct *work)
 	percpu_ref_put(&q->q_usage_counter);
 	/* who has submitted the bio has the device open, so it is still there */
 	ublk_bpf_to_mq(bd, bio);
+	ublk_bpf_leave_worker(&w);
 }
 
 /* Any context. The request goes to the server, whatever is attached by then */
@@ -64,9 +67,9 @@ static void ublk_bpf_to_server(struct ublk_bpf_req *req,
 
 	req->server = server;
 	if (!rq) {
+		/* which may wait for the server: only our own works with it */
 		INIT_WORK(&req->sqes[0].work, ublk_bpf_bio_to_server);
-		queue_work(ublk_bpf_slow_queue(req->att->bd),
-			   &req->sqes[0].work);
+		queue_work(req->att->bd->wq, &req->sqes[0].work);
 		return;
 	}
 	rq->rq_flags |= RQF_DONTPREP;

@@ -293,12 +293,13 @@ static int ublk_bpf_ki_flags(const struct ublk_bpf_req *req,
 	const struct ublk_bpf_file *f = ublk_bpf_sqe_file(req, s);
 	int flags = f->ki_flags;
 
-	if (where == UBLK_BPF_INLINE) {
-		flags |= IOCB_NOWAIT;
-		/* what is in the page cache, and nothing else: no readahead */
-		if (!f->direct)
-			flags |= IOCB_NOIO;
-	}
+	/*
+	 * Of a page cache (some direct I/O ends up there) what is there, and
+	 * nothing else: no readahead.
+	 */
+	if (where == UBLK_BPF_INLINE)
+		flags |= IOCB_NOWAIT |
+			(s->opcode == IORING_OP_READ ? IOCB_NOIO : 0);
 	if (s->op_flags & (__force u32)RWF_DSYNC)
 		flags |= IOCB_DSYNC;
 	if (s->op_flags & (__force u32)RWF_SYNC)
@@ -452,6 +453,7 @@ static void ublk_bpf_execute_workfn(struct work_struct *work)
 	} else {
 		/* more bvecs than the limits allow: nothing was started */
 		req->error = -EIO;
+		req->failed = BIT(req->nr) - 1;
 		req->nr = 1;
 		ublk_bpf_put_req(req);
 	}
@@ -461,12 +463,14 @@ static void ublk_bpf_execute_workfn(struct work_struct *work)
 /*
  * From a worker: for a request whose bvecs find no memory (the reserve is
  * waited for here and not by the submitter: bios of those who have it may sit
- * in its own lists), and for a plan that is made when another one is done.
+ * in its own lists), and for a plan that is made when another one is done,
+ * which waits for nothing but requests of the backing.
  */
 void ublk_bpf_execute_later(struct ublk_bpf_req *req)
 {
 	struct ublk_bpf_dev *bd = req->att->bd;
 
 	INIT_WORK(&req->sqes[0].work, ublk_bpf_execute_workfn);
-	queue_work(ublk_bpf_slow_queue(bd), &req->sqes[0].work);
+	queue_work(req->round ? ublk_bpf_lane_queue(bd, false) :
+				ublk_bpf_slow_queue(bd), &req->sqes[0].work);
 }

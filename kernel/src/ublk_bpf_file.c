@@ -8,6 +8,7 @@
 #include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/hashtable.h>
+#include <linux/mount.h>
 #include <linux/pagemap.h>
 #include <linux/stat.h>
 #include "ublk_bpf_int.h"
@@ -52,6 +53,12 @@ static bool ublk_bpf_stacked(struct block_device *bdev)
 		(queue_is_mq(q) && q->tag_set->flags & BLK_MQ_F_BLOCKING);
 }
 
+static bool ublk_bpf_no_atime(const struct file *file)
+{
+	return file->f_flags & O_NOATIME || IS_NOATIME(file_inode(file)) ||
+		file->f_path.mnt->mnt_flags & MNT_NOATIME;
+}
+
 /* What a submitter's context has to allow */
 static void ublk_bpf_init_inline(struct ublk_bpf_file *f, u32 flags)
 {
@@ -65,7 +72,9 @@ static void ublk_bpf_init_inline(struct ublk_bpf_file *f, u32 flags)
 	f->inline_read = needs;
 	f->inline_write = needs;
 	if (f->reg && !(flags & UBLK_BPF_ATTACH_F_INLINE_REG)) {
-		f->inline_read |= UBLK_BPF_MAY_READ_FILE;
+		/* to note the time of access takes a transaction */
+		f->inline_read |= ublk_bpf_no_atime(f->file) ?
+			UBLK_BPF_MAY_READ_FILE : UBLK_BPF_UNCLAIMED;
 		f->inline_write |= UBLK_BPF_UNCLAIMED;
 	}
 	if (f->reg)
@@ -176,6 +185,38 @@ static struct ublk_bpf_dev *ublk_bpf_below(const struct ublk_bpf_file *f)
 		if (bd->disk == bdev->bd_disk)
 			return bd;
 	return NULL;
+}
+
+/*
+ * An attachment that is published: I/O of the devices below comes with whatever
+ * the submitters of this one hold. Its files keep these devices.
+ */
+void ublk_bpf_be_above(struct ublk_bpf_att *att)
+	__must_hold(&ublk_bpf_lock)
+{
+	u32 i;
+
+	for (i = 0; i < att->nr_files; i++) {
+		struct ublk_bpf_dev *below = ublk_bpf_below(&att->files[i]);
+
+		att->files[i].below = below;
+		if (below)
+			WRITE_ONCE(below->nr_above, below->nr_above + 1);
+	}
+}
+
+/* Before its files are let go */
+void ublk_bpf_be_gone(struct ublk_bpf_att *att)
+	__must_hold(&ublk_bpf_lock)
+{
+	u32 i;
+
+	for (i = 0; i < att->nr_files; i++) {
+		struct ublk_bpf_dev *below = att->files[i].below;
+
+		if (below)
+			WRITE_ONCE(below->nr_above, below->nr_above - 1);
+	}
 }
 
 struct ublk_bpf_walk {

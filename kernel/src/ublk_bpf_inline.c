@@ -28,11 +28,15 @@ static inline bool ublk_bpf_low_stack(void)
  * claimed the device (a file system on it, swap, device mapper) may submit with
  * locks of the same classes as the backing file system's, and in the middle of
  * a transaction. If nobody has, requests come from users of the block device
- * itself. A claim is made before the claimant's first I/O.
+ * itself, unless another device's program is one of them. A claim is made
+ * before the claimant's first I/O.
  */
 static bool ublk_bpf_unclaimed(const struct ublk_bpf_req *req)
 {
-	return !READ_ONCE(req->att->bd->disk->part0->bd_holder);
+	const struct ublk_bpf_dev *bd = req->att->bd;
+
+	return !READ_ONCE(bd->disk->part0->bd_holder) &&
+		!READ_ONCE(bd->nr_above);
 }
 
 /*
@@ -40,12 +44,30 @@ static bool ublk_bpf_unclaimed(const struct ublk_bpf_req *req)
  * inodes and of page caches, of which the latter are not wanted, and the former
  * only if nobody holds them), and nothing waits for what it holds but for its
  * own data. Who reads metadata may hold the very locks that a file system needs
- * to find a file's blocks. A write is worse: reclaim may wait for it, with the
- * backing file system's locks held.
+ * to find a file's blocks; not all of it says that it is metadata, but what
+ * does not goes by way of the block device's page cache. A write is worse:
+ * reclaim may wait for it, with the backing file system's locks held.
  */
 static bool ublk_bpf_reads_data(const struct ublk_bpf_req *req)
 {
-	return !(req->opf & REQ_META);
+	struct bio *bio = req->bio;
+	struct address_space *mapping;
+	struct inode *host = NULL;
+	struct folio *folio;
+	bool blk;
+
+	if (req->opf & (REQ_META | REQ_PRIO))
+		return false;
+	folio = page_folio(bio_iter_page(bio, bio->bi_iter));
+	rcu_read_lock();
+	/* the memory may be of any kind, and leave its cache meanwhile */
+	mapping = READ_ONCE(folio->mapping);
+	if (mapping && !folio_test_slab(folio) && !folio_test_anon(folio) &&
+	    IS_ALIGNED((unsigned long)mapping, sizeof(long)))
+		host = READ_ONCE(mapping->host);
+	blk = host && S_ISBLK(host->i_mode);
+	rcu_read_unlock();
+	return !blk;
 }
 
 /* What may be done in the context of whoever submitted the bio */
@@ -91,22 +113,6 @@ bool ublk_bpf_may_inline(const struct ublk_bpf_req *req,
 }
 
 /*
- * A file system could wait for a bio of its own that is put on the list of
- * whoever submitted the bio that we serve, so let it submit at once. Block
- * devices don't wait.
- */
-static void ublk_bpf_issue_to_file(struct ublk_bpf_req *req,
-				   struct ublk_bpf_sqe *s)
-{
-	struct bio_list *bio_list = current->bio_list;
-
-	if (ublk_bpf_sqe_file(req, s)->reg)
-		current->bio_list = NULL;
-	ublk_bpf_issue_iocb(req, s, UBLK_BPF_INLINE);
-	current->bio_list = bio_list;
-}
-
-/*
  * In ->queue_rq() we may be called for the requests on current->plug, so
  * nothing can be added to it meanwhile. Its cached time is forgotten with it:
  * the scheduler looks for it in the current plug. Requests should not sleep
@@ -124,19 +130,25 @@ static void ublk_bpf_issue_from_queue(struct ublk_bpf_req *req,
 		current->plug = NULL;
 	}
 	if (!ublk_bpf_issue_bio(req, s, true))
-		ublk_bpf_issue_to_file(req, s);
+		ublk_bpf_issue_iocb(req, s, UBLK_BPF_INLINE);
 	current->plug = plug;
 }
 
+/*
+ * The list of whoever submitted the bio that we serve is out of the way: a file
+ * system could wait for a bio of its own that is put there, and the rest of
+ * our bio, which may be there, could wait for a freeze that waits for us.
+ */
 void ublk_bpf_issue_inline(struct ublk_bpf_req *req, struct ublk_bpf_sqe *s)
 {
-	const bool nowait = req->opf & REQ_NOWAIT;
-	unsigned int noio;
+	struct bio_list *bio_list = current->bio_list;
+	const unsigned int noio = memalloc_noio_save();
 
-	noio = memalloc_noio_save();
+	current->bio_list = NULL;
 	if (req->rq)
 		ublk_bpf_issue_from_queue(req, s);
-	else if (!ublk_bpf_issue_bio(req, s, nowait))
-		ublk_bpf_issue_to_file(req, s);
+	else if (!ublk_bpf_issue_bio(req, s, req->opf & REQ_NOWAIT))
+		ublk_bpf_issue_iocb(req, s, UBLK_BPF_INLINE);
+	current->bio_list = bio_list;
 	memalloc_noio_restore(noio);
 }

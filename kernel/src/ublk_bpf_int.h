@@ -55,6 +55,7 @@ enum ublk_bpf_may {
  * @off_mask:	of READ and WRITE: bits that are clear in offset and length
  * @data_mask:	the same of their place in the request's data
  * @mem_align:	what direct I/O needs of memory, bytes; 0 if nothing is known
+ * @below:	what it is, or is stored on, if that is one of ours
  * @reg:	a regular file, not a block device
  * @direct:	open for direct I/O
  * @stacked:	a block device whose I/O may wait for somebody's work
@@ -68,6 +69,7 @@ struct ublk_bpf_file {
 	u32		off_mask;
 	u32		data_mask;
 	u32		mem_align;
+	struct ublk_bpf_dev *below;
 	bool		reg;
 	bool		direct;
 	bool		stacked;
@@ -427,6 +429,8 @@ static inline void ublk_bpf_to_mq(struct ublk_bpf_dev *bd, struct bio *bio)
 int ublk_bpf_init_file(struct ublk_bpf_file *f, struct file *file, u32 flags);
 int ublk_bpf_check_files(const struct ublk_bpf_dev *bd,
 			 const struct ublk_bpf_att *att);
+void ublk_bpf_be_above(struct ublk_bpf_att *att);
+void ublk_bpf_be_gone(struct ublk_bpf_att *att);
 void ublk_bpf_enter_graph(struct ublk_bpf_dev *bd);
 void ublk_bpf_leave_graph(struct ublk_bpf_dev *bd);
 
@@ -475,7 +479,8 @@ ublk_bpf_check_plan(struct ublk_bpf_ctx_kern *kctx)
 	struct ublk_bpf_req *req = kctx->req;
 
 	/* most plans are one READ or WRITE: its direction has been checked */
-	if (likely(req->nr == 1 && !req->refused && ublk_bpf_has_data(req) &&
+	if (likely(req->nr == 1 && !req->refused &&
+		   ublk_bpf_is_rw(&req->sqes[0]) &&
 		   req->sqes[0].len == req->bytes)) {
 		req->sqes[0].link = false;
 		return UBLK_BPF_REFUSED_NONE;

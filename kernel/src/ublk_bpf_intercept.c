@@ -2,10 +2,11 @@
 /*
  * How a module sees bios before a stock kernel makes requests of them. That
  * kernel asks a block device's BD_HAS_SUBMIT_BIO, so it is set while a program
- * wants to see bios, on the disk and on its partitions. What is not taken goes
- * on by way of a second struct block_device of the same disk, which only says
- * that it has no ->submit_bio: the block layer makes a request of it, and when
- * that request comes to us, its bios get back the device that they were for.
+ * wants to see bios; not on partitions, whose bios become requests. What is not
+ * taken goes on by way of a second struct block_device of the same disk, which
+ * only says that it has no ->submit_bio: the block layer makes a request of it,
+ * and when that request comes to us, its bios get back the device that they
+ * were for.
  *
  * A kernel with the series has ->queue_bio() of struct blk_mq_ops, and needs
  * none of this.
@@ -16,6 +17,7 @@
 
 struct ublk_bpf_shadow {
 	struct hlist_node	node;
+	struct rcu_head		rcu;
 	struct block_device	bdev;
 };
 
@@ -50,7 +52,7 @@ void ublk_bpf_free_disk(struct ublk_bpf_dev *bd, struct gendisk *disk)
 		if (bd->shadow == &shadow->bdev)
 			WRITE_ONCE(bd->shadow, NULL);
 		hlist_del(&shadow->node);
-		kfree(shadow);
+		kfree_rcu(shadow, rcu);
 	}
 	spin_unlock_irq(&bd->home->lock);
 }
@@ -62,27 +64,36 @@ bool ublk_bpf_can_intercept(const struct ublk_bpf_dev *bd)
 
 void ublk_bpf_intercept(struct ublk_bpf_dev *bd, bool on)
 {
-	struct block_device *part;
-	unsigned long idx;
+	if (on)
+		bdev_set_flag(bd->disk->part0, BD_HAS_SUBMIT_BIO);
+	else
+		bdev_clear_flag(bd->disk->part0, BD_HAS_SUBMIT_BIO);
+}
 
-	rcu_read_lock();
-	xa_for_each(&bd->disk->part_tbl, idx, part) {
-		if (on)
-			bdev_set_flag(part, BD_HAS_SUBMIT_BIO);
-		else
-			bdev_clear_flag(part, BD_HAS_SUBMIT_BIO);
-	}
-	rcu_read_unlock();
+/* Of a partition that was added meanwhile, and has the flag of its disk */
+static void ublk_bpf_partition_to_mq(struct bio *bio)
+{
+	bdev_clear_flag(bio->bi_bdev, BD_HAS_SUBMIT_BIO);
+	submit_bio_noacct(bio);
 }
 
 /* A bio of which the block layer is to make a request */
 void ublk_bpf_to_mq(struct ublk_bpf_dev *bd, struct bio *bio)
 {
 	struct gendisk *disk = bio->bi_bdev->bd_disk;
-	struct block_device *shadow = READ_ONCE(bd->shadow);
+	struct block_device *shadow;
+	bool ours;
 
+	if (unlikely(bdev_is_partition(bio->bi_bdev))) {
+		ublk_bpf_partition_to_mq(bio);
+		return;
+	}
+	rcu_read_lock();
+	shadow = READ_ONCE(bd->shadow);
+	ours = shadow && shadow->bd_disk == disk;
+	rcu_read_unlock();
 	/* one that has been stopped, and started as another disk */
-	if (unlikely(!shadow || shadow->bd_disk != disk)) {
+	if (unlikely(!ours)) {
 		bio_io_error(bio);
 		return;
 	}

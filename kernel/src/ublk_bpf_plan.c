@@ -229,6 +229,9 @@ ublk_bpf_check_sqe(const struct ublk_bpf_ctx_kern *kctx,
 			return UBLK_BPF_REFUSED_RESERVED;
 		s->opcode = IORING_OP_NOP;
 		s->fd = 0;
+		s->off = 0;
+		s->len = 0;
+		s->data_off = 0;
 		return UBLK_BPF_REFUSED_NONE;
 	}
 	if ((u32)sqe->fd >= att->nr_files)

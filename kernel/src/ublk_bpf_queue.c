@@ -220,7 +220,9 @@ void ublk_bpf_end(struct ublk_bpf_req *req, blk_status_t sts)
 	}
 	q = bdev_get_queue(bio->bi_bdev);
 	ublk_bpf_free_bio_req(req);
-	bio->bi_status = sts;
+	/* a bio chained to it may have left an error there */
+	if (unlikely(sts))
+		bio->bi_status = sts;
 	bio_endio(bio);
 	percpu_ref_put(&q->q_usage_counter);
 }
@@ -321,30 +323,41 @@ static bool ublk_bpf_obey(struct ublk_bpf_ctx_kern *kctx, u32 verdict)
 
 /*
  * A bio that is to become a request, of which the program is not to be asked.
- * Nobody but us looks at the status of a bio that is not done; and it must not
- * be merged with one of which the program knows nothing.
+ * The mark is in the place of the write hint, for which a server has no use: it
+ * goes with the parts of a bio that is split, and bios that have not got the
+ * same one are not merged.
  */
+#define UBLK_BPF_MARK	0x80
+
 void ublk_bpf_mark_bio(struct bio *bio, enum ublk_bpf_server server)
 {
-	bio->bi_opf |= REQ_DRV | REQ_NOMERGE;
-	bio->bi_status = (__force blk_status_t)server;
+	bio->bi_opf |= REQ_DRV;
+	bio->bi_write_hint = UBLK_BPF_MARK | server;
 }
 
 /* What ublk_bpf_mark_bio() has left becomes the request's */
 static enum ublk_bpf_server ublk_bpf_take_mark(struct ublk_bpf_req *req,
 					       struct request *rq)
 {
-	enum ublk_bpf_server server;
+	struct bio *bio;
+	u8 server;
 
 	if (rq->rq_flags & RQF_DONTPREP)
 		return req->server;
 	if (likely(!(rq->cmd_flags & REQ_DRV)) || !rq->bio)
 		return UBLK_BPF_ASK;
-	server = (__force enum ublk_bpf_server)rq->bio->bi_status;
-	rq->bio->bi_status = BLK_STS_OK;
+	server = rq->bio->bi_write_hint;
 	rq->cmd_flags &= ~REQ_DRV;
-	/* if it comes again, as the server has died, so does the program */
-	if (server <= UBLK_BPF_PASSED)
+	__rq_for_each_bio(bio, rq) {
+		bio->bi_opf &= ~REQ_DRV;
+		if (bio->bi_write_hint & UBLK_BPF_MARK)
+			bio->bi_write_hint = WRITE_LIFE_NOT_SET;
+	}
+	if (!(server & UBLK_BPF_MARK))
+		return UBLK_BPF_ASK;
+	server &= ~UBLK_BPF_MARK;
+	/* if it comes again, as the server has died, the program is asked */
+	if (server == UBLK_BPF_PASSED)
 		return server;
 	req->server = server;
 	rq->rq_flags |= RQF_DONTPREP;
@@ -407,8 +420,13 @@ EXPORT_SYMBOL_GPL(ublk_bpf_queue_rq);
 /* Is it one that the program sees before it is a request? */
 static bool ublk_bpf_likes_bio(const struct bio *bio)
 {
+	const unsigned int mask = bdev_logical_block_size(bio->bi_bdev) - 1;
 	const blk_opf_t opf = bio->bi_opf;
 
+	/* what is not aligned is refused as a request */
+	if (unlikely(((bio->bi_iter.bi_sector << SECTOR_SHIFT) |
+		      bio->bi_iter.bi_size) & mask))
+		return false;
 	if (bio_op(bio) > REQ_OP_WRITE ||
 	    opf & (REQ_DRV | REQ_PREFLUSH | REQ_POLLED | REQ_ATOMIC))
 		return false;

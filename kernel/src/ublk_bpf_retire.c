@@ -212,6 +212,9 @@ static void ublk_bpf_retire_workfn(struct work_struct *work)
 		att->sync_error = ublk_bpf_sync_files(att);
 		ublk_bpf_settle(att);
 	}
+	mutex_lock(&ublk_bpf_lock);
+	ublk_bpf_be_gone(att);
+	mutex_unlock(&ublk_bpf_lock);
 	ublk_bpf_release_att(att);
 	ublk_bpf_leave_worker(&w);
 	complete_all(&att->retired);
@@ -310,6 +313,7 @@ struct ublk_bpf_att *ublk_bpf_set_epoch(struct ublk_bpf_dev *bd,
 	if (att) {
 		refcount_inc(&home->users);
 		att->home = home;
+		ublk_bpf_be_above(att);
 		ublk_bpf_add_epoch(epoch);
 	}
 	spin_lock_irq(&home->lock);

@@ -237,16 +237,8 @@ def test_bad_plan_fails_the_request(target, case):
 
 
 @pytest.mark.parametrize("case", BAD_VERDICTS, ids=case_id)
-def test_bad_verdict_fails_the_request_or_is_refused_by_the_verifier(target, face, case):
-    # a program type has a range of return values, and the knob is a constant to the verifier; an errno is one for completion programs
-    if face == "struct_ops" or case[2]["verdict"] == -1:
-        check_bad_plan(target, case)
-        return
-    before = target.device.info()
-    outcome = target.device.try_attach("badsqe", knobs_of(case[1], case[2]), replace=True)
-    assert outcome.status == 1 and "verifier" in outcome.err
-    assert target.device.info()["bpf"]["prog_id"] == before["bpf"]["prog_id"]
-    target.still_works()
+def test_bad_verdict_fails_the_request(target, case):
+    check_bad_plan(target, case)
 
 
 @pytest.mark.parametrize("case", GOOD_SQES, ids=case_id)
