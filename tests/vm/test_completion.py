@@ -22,18 +22,23 @@ SIZE = 64 << 10
 
 
 @pytest.fixture
-def held_up(lab):
+def held_up(lab):  # which deletes its devices after that, when nobody is held up any more
     """Between submission and return: each task named held..., or, where nothing can be traced, whoever runs on processor 0."""
     if cli.TRACEPOINTS:
         if not os.path.ismount(BPFFS):
             sh("mount", "-t", "bpf", "bpf", BPFFS)
         where = BPFFS / "slow_return"
         sh("bpftool", "prog", "loadall", cli.program("slow_return"), where, "autoattach")
-        lab.cleanup(lambda: [p.unlink() for p in where.iterdir()] and where.rmdir())
+        yield
+        for pin in where.iterdir():
+            pin.unlink()
+        where.rmdir()
     else:
         hog = multiprocessing.Process(target=preempt, daemon=True)
         hog.start()
-        lab.cleanup(hog.kill)
+        yield
+        hog.kill()
+        hog.join()
 
 
 def preempt():
