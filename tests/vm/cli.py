@@ -24,6 +24,10 @@ FULL = os.environ.get("UBLK_BPF_FULL") == "1"
 TIME_SCALE = float(os.environ.get("UBLK_BPF_TIME_SCALE", "1"))
 
 
+# Commands that wait for the driver, 30 s if not told otherwise.
+WAITING = ("add", "attach", "del", "detach", "gc", "quiesce", "recover", "resize", "stop", "takeover")
+
+
 def seconds(n):
     """A deadline: only ever waited for in full when something is wrong."""
     return n * TIME_SCALE
@@ -74,6 +78,9 @@ class Outcome:
 def run(*args, prefix=(), timeout=60, preexec=None):
     """Runs the command; any outcome is one, but for not ending."""
     args = [str(a) for a in args]
+    # the driver, too, takes its time on a slow machine
+    if TIME_SCALE > 1 and args[:1] and args[0] in WAITING and "--deadline" not in args:
+        args += ["--deadline", str(int(seconds(30)))]
     done = subprocess.run(
         [*prefix, COMMAND, *args],
         stdin=subprocess.DEVNULL,

@@ -25,6 +25,8 @@ def frozen(where):
 
 
 def start(*args):
+    """With a deadline that is longer than anything that a test does meanwhile."""
+    args = [*args, "--deadline", int(cli.seconds(120))]
     return subprocess.Popen([cli.COMMAND, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
