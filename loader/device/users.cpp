@@ -19,6 +19,7 @@
 #include <sstream>
 #include <thread>
 
+#include "device/state.h"
 #include "sys/open_files.h"
 #include "sys/process.h"
 #include "sys/text_file.h"
@@ -124,6 +125,27 @@ void find_holders(const Nodes& nodes, std::vector<std::string>& found) {
       found.push_back("used as swap");
 }
 
+// Of other devices, as far as our states tell: the kernel itself has it open.
+void find_programs(Control& control, const Nodes& nodes,
+                   std::vector<std::string>& found) {
+  const auto is_ours = [&](const std::string& file) {
+    struct stat st;
+    return ::stat(file.c_str(), &st) == 0 && S_ISBLK(st.st_mode) &&
+           nodes.contains(st.st_rdev);
+  };
+  const StateStore states = StateStore::open_existing();
+  for (const uint32_t dev_id : states.ids()) {
+    const auto state = states.load(dev_id);
+    if (!state || !state->attached ||
+        std::ranges::none_of(state->attached->files, is_ours))
+      continue;
+    // It may have been replaced or detached without a note.
+    const auto info = control.bpf_info(dev_id);
+    if (info && info->prog_id == state->attached->prog_id)
+      found.push_back(fmt("a file of the program of {}", device_name(dev_id)));
+  }
+}
+
 void find_openers(const Nodes& nodes, const std::string& proc,
                   std::vector<std::string>& found) {
   for (const pid_t pid : all_processes(proc)) {
@@ -222,7 +244,8 @@ Result<void> stop_if_unused(Control& control, const ublksrv_ctrl_dev_info& info,
   for (;;) {
     auto stopped = stop_unless_open(control, info, tick);
     if (stopped || stopped.error().code() != EBUSY) return stopped;
-    const BlockUsers users = users_of(info.dev_id);
+    BlockUsers users = users_of(info.dev_id);
+    find_programs(control, nodes_of(info.dev_id), users.lasting);
     if (!users.lasting.empty() || steady_clock::now() > until)
       return std::unexpected(in_use(info.dev_id, users, hint));
     std::this_thread::sleep_for(kRetryPeriod);

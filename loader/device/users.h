@@ -14,7 +14,8 @@ namespace ublk {
 // Who has a block device or a partition of it, in words.
 struct BlockUsers {
   // What stays until somebody ends it: "mounted at /mnt", in any process's
-  // mounts, "held by dm-0", "used as swap", "behind loop0".
+  // mounts, "held by dm-0", "used as swap", "behind loop0", "a file of the
+  // program of ublkb5".
   std::vector<std::string> lasting;
   // "open in fsck (4711)", which may only have a look.
   std::vector<std::string> openers;

@@ -118,6 +118,18 @@ def test_device_in_use_is_kept_and_its_users_are_named(lab):
         cli.ok("del", "-n", device.id, "--force")
 
 
+@pytest.mark.face
+def test_device_below_another_ones_program_is_kept_and_that_one_is_named(lab):
+    lower, _ = lab.loop_device(8)
+    upper = lab.add("null", size="8M")
+    upper.attach("loop", file=lower.path)
+    for command in ("del", "stop"):
+        error = within(5, refused, command, "-n", lower.id)
+        assert error["errno"] == "EBUSY" and f"a file of the program of ublkb{upper.id}" in error["message"], error
+    upper.attach("loop", file=lab.null_blk(8).path, replace=True)
+    cli.ok("del", "-n", lower.id)
+
+
 def test_mounts_of_other_processes_count(lab):
     device, _ = lab.loop_device(32)
     sh("mkfs.ext4", "-q", device.path)
