@@ -149,22 +149,31 @@ def test_one_who_only_has_a_look_is_waited_for(lab):
     assert cli.ok("del", "-n", device.id)["deleted"] == [device.id]
 
 
+def status(pid, what):
+    return re.search(rf"^{what}:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.M).group(1)
+
+
+def has_looked(server):
+    """It has read the signal, and looked more than once whether its devices are free."""
+    wait_for("it to have read the signal", lambda: int(status(server, "ShdPnd"), 16) == 0)
+    before = int(status(server, "voluntary_ctxt_switches"))
+    wait_for("it to have looked", lambda: int(status(server, "voluntary_ctxt_switches")) > before + 4)
+
+
 def test_server_that_is_told_to_end_leaves_what_is_in_use(lab):
-    device, _ = lab.loop_device(32)
+    device, disk = lab.loop_device(32)
     free = lab.add("null", size="1M")
     sh("mkfs.ext4", "-q", device.path)
     where = lab.mount(device.path, "ext4")
-    (where / "file").write_bytes(pattern(0, 65536))
-    for d in (device, free):
-        os.kill(d.server_pid(), signal.SIGTERM)
+    server = device.server_pid()
+    for pid in (server, free.server_pid()):
+        os.kill(pid, signal.SIGTERM)
     wait_for("the device that nobody has to be gone", lambda: not free.exists())
+    has_looked(server)
+    (where / "file").write_bytes(pattern(0, 65536))
     sh("umount", where)
     wait_for("the other one to be gone, once it is free", lambda: not device.exists())
-
-
-def pending(pid):
-    """Signals of the process that it has not read."""
-    return int(re.search(r"ShdPnd:\t(\w+)", Path(f"/proc/{pid}/status").read_text()).group(1), 16)
+    assert (lab.mount(disk, "ext4") / "file").read_bytes() == pattern(0, 65536), "it went while it was mounted"
 
 
 def test_mounted_device_outlives_sigterm(lab):
@@ -173,7 +182,7 @@ def test_mounted_device_outlives_sigterm(lab):
     where = lab.mount(device.path, "ext4")
     server = device.server_pid()
     os.kill(server, signal.SIGTERM)
-    wait_for("it to have read the signal", lambda: pending(server) == 0)
+    has_looked(server)
     (where / "file").write_bytes(pattern(0, 65536))
     sh("sync", "-f", where)
     assert device.state() == "live"

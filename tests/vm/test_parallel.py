@@ -18,6 +18,8 @@ def add_and_delete(until, rounds):
     done = 0
     while done < rounds and (done == 0 or time.monotonic() < until):
         device = cli.ok("add", "-t", "null", "--size", "1M", timeout=300)
+        # whoever is still deleting an earlier one of this number takes nothing away from it
+        assert cli.ok("info", "-n", device["dev_id"], timeout=300)["target"] == "null"
         cli.ok("del", "-n", device["dev_id"], timeout=300)
         done += 1
     return done
