@@ -13,35 +13,62 @@
 #include <linux/stat.h>
 #include "ublk_bpf_int.h"
 
-/* What direct I/O of the file must be aligned to */
+/* before 6.14 what reads need is what writes need */
+#ifdef STATX_DIO_READ_ALIGN
+#define UBLK_BPF_STATX	(STATX_DIOALIGN | STATX_DIO_READ_ALIGN)
+static u32 ublk_bpf_read_align(const struct kstat *stat)
+{
+	return stat->result_mask & STATX_DIO_READ_ALIGN ?
+		stat->dio_read_offset_align : stat->dio_offset_align;
+}
+#else
+#define UBLK_BPF_STATX	STATX_DIOALIGN
+static u32 ublk_bpf_read_align(const struct kstat *stat)
+{
+	return stat->dio_offset_align;
+}
+#endif
+
+/*
+ * What direct I/O of the file must be aligned to. Writes may need more than
+ * reads: XFS writes shared extents elsewhere, and only whole blocks.
+ */
 static int ublk_bpf_init_align(struct ublk_bpf_file *f)
 {
-	u32 off = 0, mem = 0;
+	u32 read = 0, write = 0, mem = 0;
 	struct kstat stat;
 	int ret;
 
 	if (f->bdev) {
-		off = bdev_logical_block_size(f->bdev);
+		read = bdev_logical_block_size(f->bdev);
+		write = read;
 		mem = bdev_dma_alignment(f->bdev) + 1;
 	} else {
-		ret = vfs_getattr(&f->file->f_path, &stat, STATX_DIOALIGN,
+		ret = vfs_getattr(&f->file->f_path, &stat, UBLK_BPF_STATX,
 				  AT_STATX_DONT_SYNC);
 		if (ret)
 			return ret;
 		if (stat.result_mask & STATX_DIOALIGN) {
-			off = stat.dio_offset_align;
+			read = ublk_bpf_read_align(&stat);
+			write = stat.dio_offset_align;
 			mem = stat.dio_mem_align;
 		}
 	}
-	/*
-	 * The request's own data is aligned as the device promises. What a
-	 * program cuts out of it must not be less so: drivers do not check.
-	 */
-	off = max(off, SECTOR_SIZE);
-	f->off_mask = off - 1;
-	f->data_mask = max(off, mem) - 1;
-	f->mem_align = mem;
+	f->read_mask = max(read, SECTOR_SIZE) - 1;
+	f->write_mask = max(write, SECTOR_SIZE) - 1;
+	f->mem_mask = mem ? mem - 1 : 0;
 	return 0;
+}
+
+/* Do requests come as direct I/O of the file needs them? */
+static bool ublk_bpf_fits(const struct ublk_bpf_file *f,
+			  const struct request_queue *q)
+{
+	const u32 mask = f->file->f_mode & FMODE_WRITE ?
+		f->read_mask | f->write_mask : f->read_mask;
+
+	return mask < queue_logical_block_size(q) &&
+		f->mem_mask <= queue_dma_alignment(q);
 }
 
 /* Does the block device's I/O need works, maybe ours, or other threads? */
@@ -320,9 +347,7 @@ int ublk_bpf_check_files(const struct ublk_bpf_dev *bd,
 	for (i = 0; i < att->nr_files; i++) {
 		const struct ublk_bpf_file *f = &att->files[i];
 
-		if (f->direct &&
-		    (f->off_mask >= queue_logical_block_size(q) ||
-		     f->mem_align > queue_dma_alignment(q) + 1))
+		if (f->direct && !ublk_bpf_fits(f, q))
 			return -EINVAL;
 		stable |= ublk_bpf_needs_stable(f);
 	}

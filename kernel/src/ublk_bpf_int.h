@@ -52,9 +52,9 @@ enum ublk_bpf_may {
  * @file:	referenced
  * @bdev:	of a block device that is open for direct I/O, else NULL
  * @ki_flags:	of a kiocb for it. Taken once: F_SETFL may change the file's
- * @off_mask:	of READ and WRITE: bits that are clear in offset and length
- * @data_mask:	the same of their place in the request's data
- * @mem_align:	what direct I/O needs of memory, bytes; 0 if nothing is known
+ * @read_mask:	of a READ: bits that are clear in offset and length
+ * @write_mask:	the same of a WRITE
+ * @mem_mask:	the same of the memory of direct I/O
  * @below:	what it is, or is stored on, if that is one of ours
  * @reg:	a regular file, not a block device
  * @direct:	open for direct I/O
@@ -66,9 +66,9 @@ struct ublk_bpf_file {
 	struct file	*file;
 	struct block_device *bdev;
 	int		ki_flags;
-	u32		off_mask;
-	u32		data_mask;
-	u32		mem_align;
+	u32		read_mask;
+	u32		write_mask;
+	u32		mem_mask;
 	struct ublk_bpf_dev *below;
 	bool		reg;
 	bool		direct;

@@ -97,6 +97,7 @@ ublk_bpf_check_rw(const struct ublk_bpf_ctx_kern *kctx,
 	const unsigned int bytes = req->bytes;
 	const bool write = sqe->opcode == IORING_OP_WRITE ||
 			   sqe->opcode == IORING_OP_WRITE_FIXED;
+	const u32 mask = write ? f->write_mask : f->read_mask;
 
 	if (ublk_bpf_req_op(req) != (write ? REQ_OP_WRITE : REQ_OP_READ))
 		return UBLK_BPF_REFUSED_DIRECTION;
@@ -108,12 +109,16 @@ ublk_bpf_check_rw(const struct ublk_bpf_ctx_kern *kctx,
 		return UBLK_BPF_REFUSED_DATA;
 	if (sqe->op_flags & ~(__force u32)UBLK_BPF_RW_FLAGS)
 		return UBLK_BPF_REFUSED_RW_FLAGS;
-	/* a driver takes what is not aligned for other data, without a word */
-	if (unlikely(sqe->addr & f->data_mask))
+	/*
+	 * The request's own data is aligned as the device promises. What is cut
+	 * out of it must not be less so: a driver takes it for other data,
+	 * without a word.
+	 */
+	if (unlikely(sqe->addr & (mask | f->mem_mask)))
 		return UBLK_BPF_REFUSED_DATA;
-	if (unlikely(sqe->len & f->off_mask))
+	if (unlikely(sqe->len & mask))
 		return UBLK_BPF_REFUSED_LEN;
-	if (unlikely(sqe->off & f->off_mask))
+	if (unlikely(sqe->off & mask))
 		return UBLK_BPF_REFUSED_OFF;
 
 	s->opcode = write ? IORING_OP_WRITE : IORING_OP_READ;

@@ -82,7 +82,8 @@ uint32_t probe_offset_align(int fd) {
 Result<void> learn_alignment(Backing& backing, const BackingOptions& options) {
   if (!backing.direct) return {};
   struct statx stx{};
-  if (::statx(backing.fd.get(), "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) == 0 &&
+  if (::statx(backing.fd.get(), "", AT_EMPTY_PATH,
+              STATX_DIOALIGN | STATX_DIO_READ_ALIGN, &stx) == 0 &&
       (stx.stx_mask & STATX_DIOALIGN)) {
     if (stx.stx_dio_offset_align == 0) {
       // Not by its name, which may be another file's by now.
@@ -93,7 +94,11 @@ Result<void> learn_alignment(Backing& backing, const BackingOptions& options) {
           TRY(open_best(path_of(backing.path, again), again, backing.direct));
       return {};
     }
-    backing.offset_align = stx.stx_dio_offset_align;
+    // Writes of extents that files share may need more.
+    backing.offset_align =
+        options.read_only && (stx.stx_mask & STATX_DIO_READ_ALIGN)
+            ? stx.stx_dio_read_offset_align
+            : stx.stx_dio_offset_align;
     backing.memory_align = stx.stx_dio_mem_align;
     return {};
   }
