@@ -337,6 +337,8 @@ int ublk_bpf_init_dev(struct ublk_bpf_dev *bd, u32 dev_id)
 		return ret;
 	}
 	raw_spin_lock_init(&bd->last_lock);
+	lockdep_register_key(&bd->srcu_key);
+	lockdep_register_key(&bd->elevator_key);
 	bd->dev_id = dev_id;
 	return 0;
 }
@@ -364,11 +366,26 @@ void ublk_bpf_set_limits(struct queue_limits *lim)
 EXPORT_SYMBOL_GPL(ublk_bpf_set_limits);
 
 /*
+ * Requests are issued to other queues from within ours. These locks of a queue
+ * have one class for all queues, so that lockdep would see rings where devices
+ * make none, see ublk_bpf_file.c.
+ */
+static void ublk_bpf_init_lockdep(struct ublk_bpf_dev *bd, struct gendisk *disk)
+{
+	lockdep_set_class(&disk->queue->elevator_lock, &bd->elevator_key);
+#ifdef CONFIG_DEBUG_LOCK_ALLOC
+	lockdep_init_map(&disk->queue->tag_set->srcu->dep_map, "ublk_bpf_srcu",
+			 &bd->srcu_key, 0);
+#endif
+}
+
+/*
  * Before the disk is added. Writeback is throttled for the backing already; to
  * do it once more costs a cache line that all processors share.
  */
-void ublk_bpf_init_disk(struct gendisk *disk)
+void ublk_bpf_init_disk(struct ublk_bpf_dev *bd, struct gendisk *disk)
 {
+	ublk_bpf_init_lockdep(bd, disk);
 	set_bit(QUEUE_FLAG_DISABLE_WBT_DEF, &disk->queue->queue_flags);
 }
 EXPORT_SYMBOL_GPL(ublk_bpf_init_disk);
@@ -421,5 +438,7 @@ void ublk_bpf_exit_dev(struct ublk_bpf_dev *bd)
 	ublk_bpf_exit_workers(bd);
 	ublk_bpf_exit_home(bd);
 	free_percpu(bd->stats);
+	lockdep_unregister_key(&bd->srcu_key);
+	lockdep_unregister_key(&bd->elevator_key);
 }
 EXPORT_SYMBOL_GPL(ublk_bpf_exit_dev);

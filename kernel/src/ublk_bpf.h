@@ -8,6 +8,7 @@
 #include <linux/blk-mq.h>
 #include <linux/blkdev.h>
 #include <linux/list.h>
+#include <linux/lockdep.h>
 #include <linux/mempool.h>
 #include <linux/spinlock.h>
 #include <uapi/linux/ublk_cmd.h>
@@ -47,6 +48,8 @@ struct ublk_bpf_stats;
  * @walk:	when a walk of the graph was here last
  * @depth:	what that has found
  * @nr_above:	files of other devices' programs that it is; as @node
+ * @srcu_key:	see ublk_bpf_init_disk()
+ * @elevator_key: likewise
  * @shadow:	of @disk, see ublk_bpf_intercept.c
  * @shadows:	of all disks that somebody still has open
  */
@@ -74,6 +77,8 @@ struct ublk_bpf_dev {
 	u64				walk;
 	int				depth;
 	unsigned int			nr_above;
+	struct lock_class_key		srcu_key;
+	struct lock_class_key		elevator_key;
 	struct block_device		*shadow;
 	struct hlist_head		shadows;
 };
@@ -81,7 +86,7 @@ struct ublk_bpf_dev {
 int ublk_bpf_init_dev(struct ublk_bpf_dev *bd, u32 dev_id);
 void ublk_bpf_init_tag_set(struct blk_mq_tag_set *set);
 void ublk_bpf_set_limits(struct queue_limits *lim);
-void ublk_bpf_init_disk(struct gendisk *disk);
+void ublk_bpf_init_disk(struct ublk_bpf_dev *bd, struct gendisk *disk);
 void ublk_bpf_start_dev(struct ublk_bpf_dev *bd, struct gendisk *disk);
 void ublk_bpf_begin_stop(struct ublk_bpf_dev *bd);
 void ublk_bpf_stop_dev(struct ublk_bpf_dev *bd);
@@ -147,7 +152,8 @@ static inline int ublk_bpf_init_dev(struct ublk_bpf_dev *bd, u32 dev_id)
 
 static inline void ublk_bpf_init_tag_set(struct blk_mq_tag_set *set) { }
 static inline void ublk_bpf_set_limits(struct queue_limits *lim) { }
-static inline void ublk_bpf_init_disk(struct gendisk *disk) { }
+static inline void ublk_bpf_init_disk(struct ublk_bpf_dev *bd,
+				      struct gendisk *disk) { }
 static inline void ublk_bpf_begin_stop(struct ublk_bpf_dev *bd) { }
 static inline void ublk_bpf_start_dev(struct ublk_bpf_dev *bd,
 				      struct gendisk *disk) { }
