@@ -353,7 +353,7 @@ void ublk_bpf_init_tag_set(struct blk_mq_tag_set *set)
 	set->flags |= BLK_MQ_F_BLOCKING | BLK_MQ_F_NO_SCHED_BY_DEFAULT;
 	/* after what the driver has there itself */
 	set->cmd_size = ALIGN(set->cmd_size, __alignof__(struct ublk_bpf_req)) +
-		sizeof(struct ublk_bpf_req);
+		UBLK_BPF_PDU_SIZE;
 }
 EXPORT_SYMBOL_GPL(ublk_bpf_init_tag_set);
 

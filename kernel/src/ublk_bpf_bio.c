@@ -11,7 +11,7 @@
 
 static void ublk_bpf_bio_end_io(struct bio *bio)
 {
-	struct ublk_bpf_sqe *s = container_of(bio, struct ublk_bpf_sqe, bio);
+	struct ublk_bpf_sqe *s = bio->bi_private;
 	const bool nowait = bio->bi_opf & REQ_NOWAIT;
 	long ret = s->len - s->done;
 
@@ -82,9 +82,10 @@ bool __ublk_bpf_issue_bio(struct ublk_bpf_req *req, struct ublk_bpf_sqe *s,
 			  bool nowait)
 {
 	const struct ublk_bpf_file *f = ublk_bpf_sqe_file(req, s);
-	struct bio *bio = &s->bio;
+	struct bio *bio = &req->bios[s->idx];
 
-	if (!ublk_bpf_bio_fits(f, s))
+	if (unlikely(s->idx >= ublk_bpf_nr_bios(req)) ||
+	    !ublk_bpf_bio_fits(f, s))
 		return false;
 	if (unlikely(req->bvec))
 		ublk_bpf_init_merged(bio, f->bdev, req);
@@ -97,6 +98,7 @@ bool __ublk_bpf_issue_bio(struct ublk_bpf_req *req, struct ublk_bpf_sqe *s,
 	bio->bi_iter.bi_size = s->len - s->done;
 	bio->bi_iter.bi_sector = (s->off + s->done) >> SECTOR_SHIFT;
 	bio->bi_end_io = ublk_bpf_bio_end_io;
+	bio->bi_private = s;
 	submit_bio_noacct(bio);
 	return true;
 }

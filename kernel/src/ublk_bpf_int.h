@@ -19,6 +19,7 @@
 #include <linux/fs.h>
 #include <linux/llist.h>
 #include <linux/mempool.h>
+#include <linux/overflow.h>
 #include <linux/percpu-refcount.h>
 #include <linux/refcount.h>
 #include <linux/workqueue.h>
@@ -214,8 +215,7 @@ struct ublk_bpf_stats {
 
 /**
  * struct ublk_bpf_sqe - one SQE of a plan
- * @bio:	while a READ or WRITE of a block device is in flight
- * @iocb:	likewise, of a file
+ * @iocb:	while a READ or WRITE is in flight, except as a bio
  * @work:	while a worker is to do what may block for long
  * @node:	while it is on a lane
  * @off:	in the file, bytes
@@ -235,7 +235,6 @@ struct ublk_bpf_stats {
  */
 struct ublk_bpf_sqe {
 	union {
-		struct bio		bio;
 		struct kiocb		iocb;
 		struct work_struct	work;
 		struct llist_node	node;
@@ -291,6 +290,7 @@ enum ublk_bpf_server {
  * @bvec_pool:	@bvec is of the device's reserve
  * @released:	a FLUSH that was held, and need not be again
  * @sqes:	the plan
+ * @bios:	of the first SQEs, see ublk_bpf_nr_bios()
  */
 struct ublk_bpf_req {
 	struct ublk_bpf_att	*att;
@@ -314,7 +314,22 @@ struct ublk_bpf_req {
 	bool			bvec_pool;
 	bool			released;
 	struct ublk_bpf_sqe	sqes[UBLK_BPF_MAX_SQES];
+	struct bio		bios[];
 };
+
+/*
+ * There is one for each tag of each device, of which most are never used, but
+ * only as many of bios as are in flight.
+ */
+#define UBLK_BPF_RQ_BIOS	1
+#define UBLK_BPF_PDU_SIZE	\
+	struct_size_t(struct ublk_bpf_req, bios, UBLK_BPF_RQ_BIOS)
+
+/* SQEs of a plan that can be bios; the others go through files' operations */
+static inline unsigned int ublk_bpf_nr_bios(const struct ublk_bpf_req *req)
+{
+	return req->rq ? UBLK_BPF_RQ_BIOS : UBLK_BPF_MAX_SQES;
+}
 
 /**
  * struct ublk_bpf_ctx_kern - what a program runs on
@@ -373,7 +388,7 @@ static inline u16 ublk_bpf_req_ioprio(const struct ublk_bpf_req *req)
 static inline struct ublk_bpf_req *ublk_bpf_rq_data(struct request *rq)
 {
 	return blk_mq_rq_to_pdu(rq) + rq->q->tag_set->cmd_size -
-		sizeof(struct ublk_bpf_req);
+		UBLK_BPF_PDU_SIZE;
 }
 
 /*

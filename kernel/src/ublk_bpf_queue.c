@@ -36,7 +36,10 @@ static void ublk_bpf_construct(void *p)
 int ublk_bpf_init_reqs(void)
 {
 	ublk_bpf_req_cache = kmem_cache_create("ublk_bpf_req",
-					       sizeof(struct ublk_bpf_req), 0,
+					       struct_size_t(struct ublk_bpf_req,
+							     bios,
+							     UBLK_BPF_MAX_SQES),
+					       0,
 					       SLAB_HWCACHE_ALIGN,
 					       ublk_bpf_construct);
 	return ublk_bpf_req_cache ? 0 : -ENOMEM;

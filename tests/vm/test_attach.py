@@ -205,7 +205,7 @@ def test_driver_data_of_a_request_is_small(lab):
     device, _ = lab.loop_device(8)
     device.attach("loop")
     info = device.info()["bpf"]
-    assert 0 < info.get("pdu_bytes", info["counters"].get("pdu_bytes")) <= 1536
+    assert 0 < info.get("pdu_bytes", info["counters"].get("pdu_bytes")) <= 1024
 
 
 def test_two_devices_have_programs_of_their_own(lab):
