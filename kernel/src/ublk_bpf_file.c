@@ -91,7 +91,8 @@ static void ublk_bpf_init_inline(struct ublk_bpf_file *f, u32 flags)
 {
 	u8 needs = UBLK_BPF_MAY_ISSUE;
 
-	if (!(f->file->f_mode & FMODE_NOWAIT) ||
+	/* a buffered read of a block device waits for its inode's lock */
+	if (!(f->file->f_mode & FMODE_NOWAIT) || (!f->direct && !f->reg) ||
 	    flags & UBLK_BPF_ATTACH_F_NO_INLINE)
 		needs = UBLK_BPF_NEVER;
 	if (f->reg)

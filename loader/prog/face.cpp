@@ -49,8 +49,7 @@ bool has_kfunc(const btf* types) {
 
 // Each version's context is longer than the one's before.
 uint32_t version_of(const btf* types) {
-  const int id =
-      btf__find_by_name_kind(types, "ublk_bpf_ctx", BTF_KIND_STRUCT);
+  const int id = btf__find_by_name_kind(types, "ublk_bpf_ctx", BTF_KIND_STRUCT);
   if (id < 0) return 0;
   return btf__type_by_id(types, id)->size < sizeof(ublk_bpf_ctx) ? 1 : 2;
 }

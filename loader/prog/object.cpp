@@ -253,8 +253,8 @@ Result<std::vector<bpf_program*>> ProgramObject::select(
       bpf_program__set_autoload(each, false);
   bpf_map* map;
   // libbpf 1.5 heeds the "?" of the section for its first map only.
-  bpf_object__for_each_map(map, object) if (bpf_map__type(map) ==
-                                            BPF_MAP_TYPE_STRUCT_OPS)
+  bpf_object__for_each_map(
+      map, object) if (bpf_map__type(map) == BPF_MAP_TYPE_STRUCT_OPS)
       bpf_map__set_autocreate(map, false);
   std::vector<bpf_program*> halves = {TRY(select_half(program))};
   if (completes(program))
@@ -270,8 +270,7 @@ Result<void> ProgramObject::load(const std::string& program) {
     bpf_program__set_log_buf(halves[i], logs[i].data(), logs[i].size());
   const LibbpfLog libbpf;
   const int ret = bpf_object__load(object_.get());
-  for (bpf_program* half : halves)
-    bpf_program__set_log_buf(half, nullptr, 0);
+  for (bpf_program* half : halves) bpf_program__set_log_buf(half, nullptr, 0);
   if (const int code = errno_of(ret)) {
     const bool of_completion = halves.size() > 1 && !logs[0][0] && logs[1][0];
     std::string& log = logs[of_completion ? 1 : 0];

@@ -131,11 +131,10 @@ struct Part {
   std::string_view name;
   Result<void> (*set)(FaultRule& rule, std::string_view text);
 };
-constexpr Part kParts[] = {{"op", set_ops},      {"range", set_range},
-                           {"failed", set_failed},
-                           {"rate", set_rate},   {"seed", set_seed},
-                           {"delay", set_delay}, {"error", set_error},
-                           {"short", set_short}};
+constexpr Part kParts[] = {{"op", set_ops},        {"range", set_range},
+                           {"failed", set_failed}, {"rate", set_rate},
+                           {"seed", set_seed},     {"delay", set_delay},
+                           {"error", set_error},   {"short", set_short}};
 
 Result<FaultRule> parse(std::string_view text) {
   FaultRule rule;
@@ -162,8 +161,8 @@ Result<FaultRule> parse(std::string_view text) {
 
 }  // namespace
 
-bool FaultRule::is_for(uint8_t op, uint64_t start_bytes,
-                       uint64_t len_bytes, bool failed) const {
+bool FaultRule::is_for(uint8_t op, uint64_t start_bytes, uint64_t len_bytes,
+                       bool failed) const {
   if (op >= 32 || !(ops & (1U << op)) || (only_failed && !failed)) return false;
   return !has_range ||
          (start_bytes < end_bytes && start_bytes + len_bytes > first_bytes);

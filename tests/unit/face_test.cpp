@@ -58,14 +58,13 @@ TEST(Face, OfTheProgramTypeNeedsTheKfunc) {
   // A driver that is not loaded, or another tree's type.
   EXPECT_EQ(face({.prog_type = 33}, {}).face, Face::none);
   // Of a driver that is a module.
-  EXPECT_EQ(
-      face({.prog_type = 33}, {.kfunc = true, .ctx_bytes = 48}).face,
-      Face::program_type);
+  EXPECT_EQ(face({.prog_type = 33}, {.kfunc = true, .ctx_bytes = 48}).face,
+            Face::program_type);
 }
 
 TEST(Face, OfTheProgramTypeTellsItsVersion) {
-  EXPECT_EQ(
-      face({.kfunc = true, .ctx_bytes = 32, .prog_type = 33}, {}).version, 1U);
+  EXPECT_EQ(face({.kfunc = true, .ctx_bytes = 32, .prog_type = 33}, {}).version,
+            1U);
 }
 
 TEST(Face, OfStructOpsIsNeverKnownByItsNameAlone) {
