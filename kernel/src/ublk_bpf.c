@@ -3,9 +3,9 @@
  * BPF programs that serve ublk requests in the kernel: attach, detach, info.
  *
  * An attachment is published by an RCU pointer to its epoch, which is kept by a
- * percpu reference of each request that uses it. Detach waits for these references, not for a
- * queue freeze: a server that detaches its own program would wait for requests
- * that it has to serve.
+ * percpu reference of each request that uses it. Detach waits for these
+ * references, not for a queue freeze: a server that detaches its own program
+ * would wait for requests that it has to serve.
  */
 #include <linux/bio.h>
 #include <linux/blk-mq.h>

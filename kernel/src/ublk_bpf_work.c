@@ -32,7 +32,6 @@ int ublk_bpf_init_queues(void)
 {
 	const unsigned int rescued = WQ_UNBOUND | WQ_MEM_RECLAIM;
 
-
 	ublk_bpf_lane_wq = alloc_workqueue("ublk_bpf", rescued, WQ_MAX_ACTIVE);
 	ublk_bpf_slow_wq = alloc_workqueue("ublk_bpf_slow", rescued,
 					   WQ_MAX_ACTIVE);
@@ -40,8 +39,8 @@ int ublk_bpf_init_queues(void)
 						WQ_MAX_ACTIVE);
 	ublk_bpf_retire_wq = alloc_workqueue("ublk_bpf_retire", WQ_UNBOUND,
 					     WQ_MAX_ACTIVE);
-	if (!ublk_bpf_init_reqs() && ublk_bpf_lane_wq && ublk_bpf_slow_wq && ublk_bpf_file_lane_wq &&
-	    ublk_bpf_retire_wq)
+	if (!ublk_bpf_init_reqs() && ublk_bpf_lane_wq && ublk_bpf_slow_wq &&
+	    ublk_bpf_file_lane_wq && ublk_bpf_retire_wq)
 		return 0;
 	ublk_bpf_exit_queues();
 	return -ENOMEM;
