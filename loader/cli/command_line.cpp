@@ -19,9 +19,11 @@ void Arguments::text(const char* names, std::string& value, const char* type,
 
 void Arguments::texts(const char* names, std::vector<std::string>& values,
                       const char* type, const std::string& help) {
+  // One value each: or else it takes what comes after it, an object too.
   app_.add_option(names, values, help)
       ->type_name(type)
       ->expected(1)
+      ->allow_extra_args(false)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
 }
 

@@ -47,6 +47,22 @@ TEST(CommandLine, UsedWronglySaysWhat) {
   }
 }
 
+TEST(CommandLine, AnOptionThatMayBeRepeatedTakesOneValueAtATime) {
+  for (const Args& args :
+       {Args{"attach", "-n", "0", "--file", "a", "--set", "k=1", "--file", "b",
+             "x.o", "--json"},
+        Args{"attach", "--file", "a", "--file", "b", "--set", "k=1", "x.o",
+             "-n", "0"},
+        Args{"attach", "x.o", "--file", "a", "--file", "b", "--set", "k=1",
+             "-n", "0"}}) {
+    const Parsed p = parsed(args);
+    EXPECT_EQ(p.text, "");
+    EXPECT_EQ(p.options.attach.object, "x.o");
+    EXPECT_EQ(p.options.attach.files, (std::vector<std::string>{"a", "b"}));
+    EXPECT_EQ(p.options.attach.knobs, (std::vector<std::string>{"k=1"}));
+  }
+}
+
 TEST(CommandLine, NamesACommandThatThereIsNot) {
   for (const Args& args : {Args{"frobnicate"}, Args{"--json", "frobnicate"},
                            Args{"frobnicate", "--json", "-n", "0"}})

@@ -30,6 +30,15 @@ def start(*args):
     return subprocess.Popen([cli.COMMAND, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def begun(device, command):
+    """Until the command has replaced what was attached, and waits."""
+    def look():
+        assert command.poll() is None, f"did not wait: {command.communicate()}"
+        return device.info()["bpf"]["retiring"] == 1
+
+    wait_for("it to have begun", look)
+
+
 @pytest.mark.parametrize("command", ["detach", "replace"])
 def test_command_that_waits_for_a_frozen_backing_can_be_killed(lab, command):
     where = lab.ext4(64)
@@ -44,7 +53,7 @@ def test_command_that_waits_for_a_frozen_backing_can_be_killed(lab, command):
             args = ["detach", "-n", device.id] if command == "detach" else \
                 ["attach", "-n", device.id, "--replace", "--file", spare, cli.program("subprog")]
             waits = start(*args)
-            wait_for("it to have begun", lambda: device.info()["bpf"]["retiring"] == 1)
+            begun(device, waits)
             # nobody else is held up
             assert cli.ok("info", "-n", device.id) and not write.done()
             other.attach("null")
@@ -74,7 +83,7 @@ def test_flush_waits_for_what_was_replaced(lab):
             write = Background(f.write, MIB, pattern(MIB, 4096))
             wait_for("the write to wait", lambda: device.counters()["deferred"] >= 1)
             replace = start("attach", "-n", device.id, "--replace", "--file", disk, cli.program("loop"))
-            wait_for("it to be replaced", lambda: device.info()["bpf"]["retiring"] == 1)
+            begun(device, replace)
             f.write(0, pattern(0, 4096))
             assert f.read(0, 4096) == pattern(0, 4096)
             flushes = [Background(f.flush) for _ in range(3)]
