@@ -40,7 +40,7 @@ STOCK = stock-7.2 stock-6.18 stock-6.12
 FACE ?= module type $(if $(filter test,$(MAKECMDGOALS)),$(if $(T),,$(STOCK)))
 KERNEL ?= module
 T ?=
-SUITES ?= check unit fuzz bench module type $(STOCK) debug selftests kill fuzz-sqes asan tsan
+SUITES ?= check unit module type $(STOCK) fuzz bench debug selftests kill fuzz-sqes asan tsan
 # kublk and the kernel's selftests come with the kernel's source.
 fetched = $(sort $(if $(filter module,$(1)),stock source) $(if $(filter type debug patched,$(1)),source) \
 	$(filter stock-%,$(1)))
@@ -60,7 +60,7 @@ test:
 	@scripts/build
 	@set -e; for f in $(FACE); do scripts/face-kernel $$f >/dev/null; done
 ifeq ($(T),)
-	@scripts/test check unit fuzz $(if $(filter module,$(FACE)),bench) $(FACE)
+	@scripts/test check unit $(FACE) fuzz $(if $(filter module,$(FACE)),bench)
 else
 	@set -e; for f in $(FACE); do scripts/vm-test $$f $(T); done
 endif

@@ -48,13 +48,12 @@ TEST(CommandLine, UsedWronglySaysWhat) {
 }
 
 TEST(CommandLine, AnOptionThatMayBeRepeatedTakesOneValueAtATime) {
-  for (const Args& args :
-       {Args{"attach", "-n", "0", "--file", "a", "--set", "k=1", "--file", "b",
-             "x.o", "--json"},
-        Args{"attach", "--file", "a", "--file", "b", "--set", "k=1", "x.o",
-             "-n", "0"},
-        Args{"attach", "x.o", "--file", "a", "--file", "b", "--set", "k=1",
-             "-n", "0"}}) {
+  for (const Args& args : {Args{"attach", "-n", "0", "--file", "a", "--set",
+                                "k=1", "--file", "b", "x.o", "--json"},
+                           Args{"attach", "--file", "a", "--file", "b", "--set",
+                                "k=1", "x.o", "-n", "0"},
+                           Args{"attach", "x.o", "--file", "a", "--file", "b",
+                                "--set", "k=1", "-n", "0"}}) {
     const Parsed p = parsed(args);
     EXPECT_EQ(p.text, "");
     EXPECT_EQ(p.options.attach.object, "x.o");
