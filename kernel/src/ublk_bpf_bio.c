@@ -64,18 +64,17 @@ static blk_opf_t ublk_bpf_bio_opf(const struct ublk_bpf_req *req,
 }
 
 /* A clone of all the request's bios, which the block layer has no helper for */
-static void ublk_bpf_init_merged(struct bio *bio, struct block_device *bdev,
+static void ublk_bpf_init_merged(struct bio *bio,
 				 const struct ublk_bpf_req *req)
 {
-	struct bio *src = req->bio;
+	const struct bio *src = req->bio;
 
-	bio_init(bio, bdev, NULL, 0, 0);
+	bio_init(bio, NULL, NULL, 0, 0);
 	bio_set_flag(bio, BIO_CLONED);
 	bio->bi_io_vec = req->bvec;
 	bio->bi_iter.bi_size = req->bytes;
 	bio->bi_ioprio = src->bi_ioprio;
 	bio->bi_write_hint = src->bi_write_hint;
-	bio_clone_blkg_association(bio, src);
 }
 
 bool __ublk_bpf_issue_bio(struct ublk_bpf_req *req, struct ublk_bpf_sqe *s,
@@ -88,9 +87,12 @@ bool __ublk_bpf_issue_bio(struct ublk_bpf_req *req, struct ublk_bpf_sqe *s,
 	    !ublk_bpf_bio_fits(f, s))
 		return false;
 	if (unlikely(req->bvec))
-		ublk_bpf_init_merged(bio, f->bdev, req);
-	else if (bio_init_clone(f->bdev, bio, req->bio, GFP_NOWAIT))
+		ublk_bpf_init_merged(bio, req);
+	else if (bio_init_clone(NULL, bio, req->bio, GFP_NOWAIT))
 		return false;
+	/* a clone for a device would find its blkg twice */
+	bio->bi_bdev = f->bdev;
+	bio_clone_blkg_association(bio, req->bio);
 
 	bio->bi_opf = ublk_bpf_bio_opf(req, f, s) | (nowait ? REQ_NOWAIT : 0);
 	if (unlikely(s->data_off + s->done))

@@ -16,13 +16,6 @@
 
 static void ublk_bpf_sqe_done(struct ublk_bpf_sqe *s, long ret);
 
-static void ublk_bpf_put_req(struct ublk_bpf_req *req)
-{
-	/* a plan of one SQE is done with it */
-	if (req->nr == 1 || atomic_dec_and_test(&req->ref))
-		ublk_bpf_plan_done(req);
-}
-
 static bool ublk_bpf_blocks(const struct ublk_bpf_req *req,
 			    const struct ublk_bpf_sqe *s)
 {
@@ -183,15 +176,11 @@ static void ublk_bpf_sqe_done(struct ublk_bpf_sqe *s, long ret)
 	ublk_bpf_put_req(req);
 }
 
-/* What a READ or WRITE, in one go or its rest, came to: bytes or an error */
-void ublk_bpf_rw_done(struct ublk_bpf_sqe *s, long ret, bool nowait)
+/* Of a READ or WRITE that is not just done */
+void __ublk_bpf_rw_done(struct ublk_bpf_sqe *s, long ret, bool nowait)
 {
-	struct ublk_bpf_req *req = ublk_bpf_sqe_req(s);
-
-	if (likely(ret == s->len - s->done && !s->link))
-		ublk_bpf_put_req(req);
-	else if ((ret == -EAGAIN || ret == -EOPNOTSUPP) && nowait)
-		ublk_bpf_defer(req, s);
+	if ((ret == -EAGAIN || ret == -EOPNOTSUPP) && nowait)
+		ublk_bpf_defer(ublk_bpf_sqe_req(s), s);
 	else
 		ublk_bpf_sqe_done(s, ret);
 }
@@ -326,7 +315,7 @@ void ublk_bpf_issue_iocb(struct ublk_bpf_req *req, struct ublk_bpf_sqe *s,
 		.ki_pos		= s->off + s->done,
 		.ki_complete	= ublk_bpf_ki_complete,
 		.ki_flags	= ublk_bpf_ki_flags(req, s, where),
-		.ki_ioprio	= ublk_bpf_req_ioprio(req),
+		.ki_ioprio	= req->bio ? req->bio->bi_ioprio : 0,
 	};
 
 	/* as the loop driver: one for us, as long as we are in there */

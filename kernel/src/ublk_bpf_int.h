@@ -380,11 +380,6 @@ static inline bool ublk_bpf_wants_bios(const struct ublk_bpf_att *att)
 			       UBLK_BPF_ATTACH_F_NO_INLINE));
 }
 
-static inline u16 ublk_bpf_req_ioprio(const struct ublk_bpf_req *req)
-{
-	return req->bio ? req->bio->bi_ioprio : 0;
-}
-
 static inline struct ublk_bpf_req *ublk_bpf_rq_data(struct request *rq)
 {
 	return blk_mq_rq_to_pdu(rq) + rq->q->tag_set->cmd_size -
@@ -411,8 +406,18 @@ static inline u32 ublk_bpf_run_prog(const struct bpf_prog *prog,
 
 /* the bpf subsystem's side */
 struct bpf_prog *ublk_bpf_face_get_prog(int fd, bool complete);
-u32 ublk_bpf_face_run(const struct bpf_prog *prog,
-		      struct ublk_bpf_ctx_kern *kctx);
+
+/* Caller holds rcu_read_lock() */
+static inline u32 ublk_bpf_face_run(const struct bpf_prog *prog,
+				    struct ublk_bpf_ctx_kern *kctx)
+{
+#ifdef UBLK_BPF_STRUCT_OPS
+	/* as a trampoline would: the context is an array of the arguments */
+	return ublk_bpf_run_prog(prog, &kctx);
+#else
+	return ublk_bpf_run_prog(prog, &kctx->ctx);
+#endif
+}
 
 /* ublk_bpf_intercept.c */
 #ifdef UBLK_BPF_STRUCT_OPS
@@ -552,13 +557,30 @@ enum ublk_bpf_where {
 };
 
 void ublk_bpf_lane_workfn(struct work_struct *work);
-void ublk_bpf_rw_done(struct ublk_bpf_sqe *s, long ret, bool nowait);
+void __ublk_bpf_rw_done(struct ublk_bpf_sqe *s, long ret, bool nowait);
 void ublk_bpf_issue_iocb(struct ublk_bpf_req *req, struct ublk_bpf_sqe *s,
 			 enum ublk_bpf_where where);
 void __ublk_bpf_free_bvec(struct ublk_bpf_req *req);
 bool __ublk_bpf_map_data(struct ublk_bpf_req *req, gfp_t gfp);
 void ublk_bpf_execute_later(struct ublk_bpf_req *req);
 void ublk_bpf_execute(struct ublk_bpf_req *req);
+
+static inline void ublk_bpf_put_req(struct ublk_bpf_req *req)
+{
+	/* a plan of one SQE is done with it */
+	if (likely(req->nr == 1) || atomic_dec_and_test(&req->ref))
+		ublk_bpf_plan_done(req);
+}
+
+/* What a READ or WRITE, in one go or its rest, came to: bytes or an error */
+static inline void ublk_bpf_rw_done(struct ublk_bpf_sqe *s, long ret,
+				    bool nowait)
+{
+	if (likely(ret == s->len - s->done && !s->link))
+		ublk_bpf_put_req(ublk_bpf_sqe_req(s));
+	else
+		__ublk_bpf_rw_done(s, ret, nowait);
+}
 
 /* A request of several bios needs one array of their bvecs */
 static inline bool ublk_bpf_map_data(struct ublk_bpf_req *req, gfp_t gfp)

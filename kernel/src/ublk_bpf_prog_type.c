@@ -64,13 +64,6 @@ struct bpf_prog *ublk_bpf_face_get_prog(int fd, bool complete)
 	return bpf_prog_get_type(fd, BPF_PROG_TYPE_UBLK);
 }
 
-/* Caller holds rcu_read_lock() */
-u32 ublk_bpf_face_run(const struct bpf_prog *prog,
-		      struct ublk_bpf_ctx_kern *kctx)
-{
-	return ublk_bpf_run_prog(prog, &kctx->ctx);
-}
-
 static int __init ublk_bpf_prog_type_init(void)
 {
 	BUILD_BUG_ON(sizeof(struct io_uring_sqe) != 64);

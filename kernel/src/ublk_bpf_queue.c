@@ -139,12 +139,12 @@ static u32 ublk_bpf_op_flags(blk_opf_t opf)
 	return flags;
 }
 
-/* What both programs know of a request */
-void ublk_bpf_init_ctx(struct ublk_bpf_ctx_kern *kctx)
+/* @rq: that of the struct ublk_bpf_req. To inline it is worth it for bios */
+static __always_inline void __ublk_bpf_init_ctx(struct ublk_bpf_ctx_kern *kctx,
+						const struct request *rq)
 {
 	const struct ublk_bpf_req *req = kctx->req;
 	const struct ublk_bpf_att *att = kctx->att;
-	const struct request *rq = req->rq;
 	struct ublk_bpf_ctx *ctx = &kctx->ctx;
 
 	if (rq) {
@@ -168,6 +168,12 @@ void ublk_bpf_init_ctx(struct ublk_bpf_ctx_kern *kctx)
 	ctx->result = 0;
 	ctx->pad2 = 0;
 	ctx->user_data = 0;
+}
+
+/* What both programs know of a request */
+void ublk_bpf_init_ctx(struct ublk_bpf_ctx_kern *kctx)
+{
+	__ublk_bpf_init_ctx(kctx, kctx->req->rq);
 }
 
 /*
@@ -243,11 +249,12 @@ ublk_bpf_get_epoch(struct ublk_bpf_dev *bd)
 	return epoch;
 }
 
-static u32 ublk_bpf_run(struct ublk_bpf_ctx_kern *kctx)
+static __always_inline u32 ublk_bpf_run(struct ublk_bpf_ctx_kern *kctx,
+					const struct request *rq)
 {
 	struct ublk_bpf_req *req = kctx->req;
 
-	ublk_bpf_init_ctx(kctx);
+	__ublk_bpf_init_ctx(kctx, rq);
 	req->bvec = NULL;
 	req->error = 0;
 	req->failed = 0;
@@ -282,22 +289,18 @@ static void ublk_bpf_redirect(struct ublk_bpf_ctx_kern *kctx)
 		ublk_bpf_execute_later(req);
 }
 
-/* What the verdict says. False: the request goes on its way to the server */
-static bool ublk_bpf_obey(struct ublk_bpf_ctx_kern *kctx, u32 verdict)
+/* Any verdict except that to execute a plan that is good */
+static noinline bool ublk_bpf_obey_other(struct ublk_bpf_ctx_kern *kctx,
+					 u32 verdict,
+					 enum ublk_bpf_reason reason)
 {
 	struct ublk_bpf_req *req = kctx->req;
 	struct ublk_bpf_epoch *epoch = req->epoch;
 	struct ublk_bpf_dev *bd = kctx->att->bd;
 	blk_status_t sts = BLK_STS_IOERR;
-	enum ublk_bpf_reason reason;
 
 	switch (verdict) {
 	case UBLK_BPF_IO_REDIRECT:
-		reason = ublk_bpf_check_plan(kctx);
-		if (likely(!reason)) {
-			ublk_bpf_redirect(kctx);
-			return true;
-		}
 		ublk_bpf_refuse(kctx, reason, verdict);
 		this_cpu_inc(bd->stats->aborted);
 		break;
@@ -322,6 +325,22 @@ static bool ublk_bpf_obey(struct ublk_bpf_ctx_kern *kctx, u32 verdict)
 	percpu_ref_put(&epoch->ref);
 	ublk_bpf_end(req, sts);
 	return true;
+}
+
+/* What the verdict says. False: the request goes on its way to the server */
+static __always_inline bool ublk_bpf_obey(struct ublk_bpf_ctx_kern *kctx,
+					  u32 verdict)
+{
+	enum ublk_bpf_reason reason = UBLK_BPF_REFUSED_NONE;
+
+	if (likely(verdict == UBLK_BPF_IO_REDIRECT)) {
+		reason = ublk_bpf_check_plan(kctx);
+		if (likely(!reason)) {
+			ublk_bpf_redirect(kctx);
+			return true;
+		}
+	}
+	return ublk_bpf_obey_other(kctx, verdict, reason);
 }
 
 /*
@@ -414,7 +433,7 @@ bool ublk_bpf_queue_rq(struct ublk_bpf_dev *bd, struct request *rq,
 	req->bytes = blk_rq_bytes(rq);
 	kctx.req = req;
 	kctx.att = epoch->att;
-	verdict = ublk_bpf_run(&kctx);
+	verdict = ublk_bpf_run(&kctx, rq);
 	rcu_read_unlock();
 	return ublk_bpf_obey(&kctx, verdict);
 }
@@ -493,7 +512,7 @@ struct bio *ublk_bpf_queue_bio(struct ublk_bpf_dev *bd, struct bio *bio,
 	req->bytes = bio->bi_iter.bi_size;
 	kctx.req = req;
 	kctx.att = epoch->att;
-	verdict = ublk_bpf_run(&kctx);
+	verdict = ublk_bpf_run(&kctx, NULL);
 	rcu_read_unlock();
 	if (likely(ublk_bpf_obey(&kctx, verdict)))
 		return NULL;

@@ -157,16 +157,6 @@ struct bpf_prog *ublk_bpf_face_get_prog(int fd, bool complete)
 	return prog;
 }
 
-/* Caller holds rcu_read_lock() */
-u32 ublk_bpf_face_run(const struct bpf_prog *prog,
-		      struct ublk_bpf_ctx_kern *kctx)
-{
-	/* as a trampoline would: the context is an array of the arguments */
-	u64 args[1] = { (unsigned long)kctx };
-
-	return ublk_bpf_run_prog(prog, args);
-}
-
 int ublk_bpf_init(void)
 {
 	int ret;
