@@ -341,9 +341,12 @@ static __always_inline void ublk_bpf_start_sqe(struct ublk_bpf_req *req,
 {
 	/*
 	 * Below submit_bio() a bio is only put on the list of bios that come
-	 * next: neither stack nor locks of the submitter matter to it.
+	 * next: neither stack nor locks of the submitter matter to it. But the
+	 * rest of a bio that was split may be on that list already, and wait
+	 * for a freeze there, which waits for us.
 	 */
-	if (likely(!req->rq && current->bio_list && ublk_bpf_is_rw(s) &&
+	if (likely(!req->rq && !req->split && current->bio_list &&
+		   ublk_bpf_is_rw(s) &&
 		   ublk_bpf_issue_bio(req, s, req->opf & REQ_NOWAIT)))
 		return;
 	if (s->opcode == IORING_OP_NOP)

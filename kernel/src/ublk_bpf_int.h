@@ -289,6 +289,7 @@ enum ublk_bpf_server {
  * @refused:	an SQE was refused
  * @bvec_pool:	@bvec is of the device's reserve
  * @released:	a FLUSH that was held, and need not be again
+ * @split:	the first part of a bio; valid if there is no @rq
  * @sqes:	the plan
  * @bios:	of the first SQEs, see ublk_bpf_nr_bios()
  */
@@ -313,6 +314,7 @@ struct ublk_bpf_req {
 	bool			refused;
 	bool			bvec_pool;
 	bool			released;
+	bool			split;
 	struct ublk_bpf_sqe	sqes[UBLK_BPF_MAX_SQES];
 	struct bio		bios[];
 };

@@ -296,7 +296,8 @@ ublk_bpf_plan_plain(struct ublk_bpf_ctx_kern *kctx,
 	const struct ublk_bpf_file *f;
 	u32 mask;
 
-	if (op > REQ_OP_WRITE || sqe->opcode != IORING_OP_READ + (u32)op)
+	if (op > REQ_OP_WRITE ||
+	    sqe->opcode != IORING_OP_READ + (__force u32)op)
 		return false;
 	if (target | req->nr | sqe->flags | sqe->op_flags ||
 	    sqe->reserved | sqe->addr)
@@ -334,7 +335,8 @@ int ublk_bpf_plan_sqe(struct ublk_bpf_ctx_kern *kctx,
 {
 	struct ublk_bpf_user_sqe sqe __uninitialized;
 
-	BUILD_BUG_ON(IORING_OP_READ + REQ_OP_WRITE != IORING_OP_WRITE);
+	BUILD_BUG_ON(IORING_OP_READ + (__force u32)REQ_OP_WRITE !=
+		     (u32)IORING_OP_WRITE);
 	if (unlikely(sqe_sz != sizeof(*usqe))) {
 		ublk_bpf_refuse(kctx, UBLK_BPF_REFUSED_SIZE, sqe_sz);
 		kctx->req->refused = true;

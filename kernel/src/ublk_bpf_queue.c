@@ -485,11 +485,13 @@ struct bio *ublk_bpf_queue_bio(struct ublk_bpf_dev *bd, struct bio *bio,
 	struct ublk_bpf_ctx_kern kctx __uninitialized;
 	struct ublk_bpf_epoch *epoch;
 	struct ublk_bpf_req *req;
+	bool split = false;
 	u32 verdict;
 
 	if (refuse || !ublk_bpf_likes_bio(bio))
 		return bio;
 	if (unlikely(ublk_bpf_is_long(bio))) {
+		split = true;
 		/* the rest of it comes again */
 		bio = bio_split_to_limits(bio);
 		if (!bio)
@@ -508,6 +510,7 @@ struct bio *ublk_bpf_queue_bio(struct ublk_bpf_dev *bd, struct bio *bio,
 		goto put;
 	req->epoch = epoch;
 	req->bio = bio;
+	req->split = split;
 	req->opf = bio->bi_opf;
 	req->bytes = bio->bi_iter.bi_size;
 	kctx.req = req;

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: MIT
+"""Disks that fail of their own accord, device mapper's flakey and scsi_debug, below a program whose errors are made good."""
+
+import time
+from pathlib import Path
+
+import cli
+import pytest
+from blockio import MIB, Load, Opened, assert_same, fio, random_fill
+from cli import wait_for
+from lab import sh
+from test_complete import AS_IT_IS, BIOS, READ
+from test_kill import kill_server
+
+# What fails in the kernel is read once more from file 1. (Its FLUSHes and writes are file 0's.)
+OTHER_LEG = {"op": READ, "verdict": AS_IT_IS, "failed_only": True, "rounds": 1, "other_from": 1}
+
+
+def flakey(lab, path, up=1, down=1, name="ublkflaky"):
+    """A view of the disk that fails all I/O for `down` seconds after each `up` seconds."""
+    sh("modprobe", "-q", "dm-flakey", check=False)
+    sectors = sh("blockdev", "--getsz", path).stdout.strip()
+    sh("dmsetup", "create", name, "--table", f"0 {sectors} flakey {path} 0 {up} {down}")
+    lab.cleanup(sh, "dmsetup", "remove", "--retry", name)
+    sh("dmsetup", "mknodes", name)
+    return f"/dev/mapper/{name}"
+
+
+def scsi_debug(**options):
+    """It stays: loaded again, it may find a name of its own taken."""
+    sh("modprobe", "-q", "sd_mod", check=False)
+    if sh("modprobe", "-q", "scsi_debug", *(f"{k}={v}" for k, v in options.items()), check=False).returncode:
+        pytest.skip("this kernel has no scsi_debug")
+
+    def disk():
+        return next((p for p in Path("/sys/block").glob("sd*") if (p / "device/model").read_text().startswith("scsi_debug")), None)
+
+    wait_for("the disk of scsi_debug", disk)
+    path = f"/dev/{disk().name}"
+    wait_for(path, Path(path).exists)
+    return path
+
+
+@BIOS
+def test_disk_that_comes_and_goes_loses_nothing(lab, requests):
+    """Reads are repeated in the kernel, writes and flushes by the server; both on the same disk, by a way that does not fail."""
+    disk = lab.null_blk(16)
+    random_fill(disk.path, 16 * MIB)
+    view = flakey(lab, disk.path)
+    device = lab.add("loop", disk.path, q=2)
+    device.attach("complete", OTHER_LEG, file=[view, disk.path], pass_errors=True, requests=requests)
+    with Load(device.path, size="4m", io_size="2m", bsrange="4k-32k", iodepth=16, fsync=32) as load:
+        wait_for("errors of each kind", lambda: load.error or (device.counters()["rounds"] > 50 and device.counters()["errors_passed"] > 50), 120)
+        load.check()
+    counters = device.counters()
+    assert counters["failed"] == 0 and counters["aborted"] == 0
+    assert_same(device.path, disk.path, 16 * MIB)
+
+
+@pytest.mark.parametrize("recovery", [{"r": 1}, {"r": 1, "i": 1}, {"r": 1, "e": 1}], ids=["requeue", "reissue", "fail"])
+def test_reads_outlive_a_disk_and_the_server(lab, recovery):
+    disk = lab.null_blk(8)
+    random_fill(disk.path, 8 * MIB)
+    view = flakey(lab, disk.path)
+    device = lab.add("loop", disk.path, **recovery)
+    device.attach("complete", OTHER_LEG, file=[view, disk.path])
+    kill_server(device)
+    wait_for("the server to be gone", lambda: device.state() in ("quiesced", "fail_io"))
+    until = time.monotonic() + 4
+    while time.monotonic() < until or device.counters()["rounds"] < 20:
+        fio(device.path, rw="randread", bsrange="4k-64k", iodepth=16, io_size=MIB)
+    assert device.counters()["failed"] == 0
+    cli.ok("recover", "-n", device.id)
+    assert_same(device.path, disk.path, 8 * MIB)
+
+
+# scsi_debug: reads of these ten sectors are medium errors
+MEDIUM_ERROR, BAD_SECTOR = 2, 0x1234
+BAD = BAD_SECTOR * 512 // 4096 * 4096
+
+
+def read_error(path):
+    with Opened(path) as f:
+        try:
+            f.read(BAD, 4096)
+        except OSError as e:
+            return e.errno
+    return 0
+
+
+@BIOS
+def test_medium_error_is_told_and_made_good(lab, requests):
+    bad = scsi_debug(dev_size_mb=16, opts=MEDIUM_ERROR, delay=0)
+    good = lab.null_blk(16)
+    random_fill(good.path, 16 * MIB)
+    with Opened(good.path) as g, Opened(bad) as b:
+        for offset in range(0, 16 * MIB, MIB):
+            b.write(offset, g.read(offset, MIB))
+    device = lab.add("loop", good.path)
+    device.attach("loop", file=bad, requests=requests)
+    assert read_error(device.path) == read_error(bad) != 0, "the device's error is not the disk's"
+    device.attach("loop", file=bad, pass_errors=True, requests=requests, replace=True)
+    assert_same(device.path, good.path, 16 * MIB)
+    passed = device.counters()["errors_passed"]
+    assert passed >= 1
+    device.attach("complete", OTHER_LEG, file=[bad, good.path], requests=requests, replace=True)
+    assert_same(device.path, good.path, 16 * MIB)
+    counters = device.counters()
+    assert counters["errors_passed"] == passed and counters["rounds"] >= 1
