@@ -140,7 +140,11 @@ def test_flush_waits_for_the_files_of_all_programs_before(lab):
         where = [[d.survives(offset, data) for d in disks] for offset in (0, MIB)]
         assert where[0][0] and any(where[1]), f"lost: {where}"
         for command in commands:
-            command.join()
+            try:
+                command.join()
+            except AssertionError as e:
+                # one that was slow, and whose disk has lost its power before it was synced
+                assert "could not be synced" in str(e), e
 
 
 def test_many_replacements_lose_nothing(lab):
