@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Whether a disk may be written to: not if anybody has it."""
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -38,17 +39,33 @@ def partitions(name):
     return [p.name for p in Path("/sys/class/block", name).glob(f"{name}*") if (p / "partition").exists()]
 
 
+def is_claimed(node):
+    """By a mount, a device above it, swap, or whoever opened it with O_EXCL. Claims it for a moment."""
+    try:
+        os.close(os.open(node, os.O_RDONLY | os.O_EXCL))
+    except OSError as e:
+        if e.errno == errno.EBUSY:
+            return True
+        raise
+    return False
+
+
 def users(node):
+    """Who has it: what is above it, or else who has merely opened it, with O_EXCL or without."""
     rdev = os.stat(node).st_rdev
     name = os.path.basename(os.path.realpath(node))
     found = [f"mounted at {m}" for m in mounts(rdev)]
     found += [f"held by {h.name}" for h in Path("/sys/class/block", name, "holders").glob("*")]
     swaps = [line.split()[0] for line in Path("/proc/swaps").read_text().splitlines()[1:]]
     found += ["used as swap" for s in swaps if os.path.exists(s) and os.stat(s).st_rdev == rdev and stat.S_ISBLK(os.stat(s).st_mode)]
-    found += [f"open in {p}" for p in openers(rdev)]
     for part in partitions(name):
         found += [f"{part} is {what}" for what in users(f"/dev/{part}")]
-    return found
+    # The kernel does not show who opened it with O_EXCL: if nothing above has claimed it, one of these did.
+    how = "claimed (O_EXCL) and open" if not found and is_claimed(node) else "open"
+    opened = [f"{how} in {p}" for p in openers(rdev)]
+    if how != "open" and not opened:
+        opened = ["claimed by what is not seen from here, a process or a file system of another namespace"]
+    return found + opened
 
 
 def must_be_free(node):
@@ -58,7 +75,7 @@ def must_be_free(node):
     except OSError as e:
         raise InUse(f"{node}: {e.strerror}") from e
     if not stat.S_ISBLK(st.st_mode):
-        raise InUse(f"{node}: is no block device: what is on it would be overwritten, so a whole disk is asked for")
+        raise InUse(f"{node}: is not a block device: what is on it would be overwritten, so a whole disk is asked for")
     found = users(node)
     if found:
         raise InUse(f"{node}: is {'; '.join(found)}: it would be overwritten, give a disk that nobody uses")

@@ -258,6 +258,21 @@ static bool understand(struct job *j, int argc, char **argv)
 	return good && j->nr_devices && j->bytes && j->qd && j->count > 0 && j->span >= j->bytes;
 }
 
+// A disk is only written if nobody has claimed it. To claim it meanwhile would change what is measured: a device that is
+// claimed may have a file system on it, for which drivers that serve files (ublk's engine too) take a longer way.
+static int must_be_free(const char *name)
+{
+	const int fd = open(name, O_RDONLY | O_EXCL);
+
+	if (fd < 0) {
+		fprintf(stderr, "load: %s: %s%s\n", name, strerror(errno),
+			errno != EBUSY ? "" : ": a file system, swap, a device above it, or an opener with O_EXCL has claimed it");
+		return 1;
+	}
+	close(fd);
+	return 0;
+}
+
 static int open_devices(struct job *j, char **names)
 {
 	j->devices = calloc(j->nr_devices, sizeof(*j->devices));
@@ -266,8 +281,9 @@ static int open_devices(struct job *j, char **names)
 		return 1;
 	}
 	for (unsigned i = 0; i < j->nr_devices; i++) {
-		// A disk is only written if nobody has it: O_EXCL.
-		j->devices[i].fd = open(names[i], (j->rw == READ ? O_RDONLY : O_RDWR | O_EXCL) | O_DIRECT);
+		if (j->rw != READ && must_be_free(names[i]))
+			return 1;
+		j->devices[i].fd = open(names[i], (j->rw == READ ? O_RDONLY : O_RDWR) | O_DIRECT);
 		if (j->devices[i].fd < 0) {
 			fprintf(stderr, "load: %s: %s\n", names[i], strerror(errno));
 			return 1;

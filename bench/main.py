@@ -273,7 +273,7 @@ def judged(result):
     """With the limits that bench/limits.py has for what both have measured."""
     if result["unit"] != "instructions":
         return result
-    cells = [c for c in result["cells"] if c["backing"] == "null_blk" and c["path"] != "program, passing"
+    cells = [c for c in result["cells"] if c["backing"] in ("null_blk", "file on ext4") and c["path"] != "program, passing"
              and (c["devices"], c["queues"], c["pattern"]) == (1, 1, "random") and (c["bs"], c["qd"]) in limits.RATIOS["server"]
              and c["rw"] != "mixed"]
     return {**result, "checks": limits.judge_cells(cells)}

@@ -188,7 +188,7 @@ def ways_of(chunk, args):
 def make_paths(bench, chunk, backing, args):
     check = backing.check() if chunk.devices == 1 and chunk.queues == 1 and chunk.backing == "null_blk" else None
     for way in ways_of(chunk, args):
-        if (chunk.main_only and not way.main) or (args.path and way.name not in args.path):
+        if (chunk.main_only and not way.main) or (chunk.ways and way.name not in chunk.ways) or (args.path and way.name not in args.path):
             continue
         try:
             node = backing.node(way)

@@ -53,6 +53,7 @@ class Chunk:
     devices: int = 1
     queues: int = 1
     main_only: bool = False
+    ways: tuple = ()  # only these paths, by name; empty: all that there are
     rounds: int = 3
     latency: tuple = ()  # jobs of which fio says how long an I/O takes
 
@@ -61,6 +62,7 @@ QUICK = [
     Chunk("paths", "null_blk", tuple(CORE), tuple(QUICK_MAIN), rounds=3, latency=tuple(LATENCY_JOBS)),
     Chunk("null", "null", tuple(NULL_JOBS), rounds=3),
     Chunk("devices-16", "null_blk", (job("read", 4 * KIB, 32, scale=2),), devices=16, main_only=True, rounds=3),
+    Chunk("file", "ext4", tuple(CORE[:4]), ways=("kernel loop", "server", "program"), rounds=3),
 ]
 
 

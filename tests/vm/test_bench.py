@@ -19,11 +19,12 @@ import pytest
 pytestmark = pytest.mark.one_face
 
 BENCH = [str(cli.COMMAND), "bench"]
+LOAD = cli.TREE / "build/bench/load"
 needs_tracing = pytest.mark.skipif(not cli.TRACEPOINTS, reason="this kernel has no tracepoints, which CPU time is told by")
 
 
 def bench(*args, cwd, expect=0):
-    done = subprocess.run([*BENCH, *map(str, args)], cwd=cwd, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run([*BENCH, *map(str, args)], cwd=cwd, capture_output=True, text=True, check=False, timeout=cli.seconds(300))
     assert done.returncode == expect, f"{args}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 
@@ -132,7 +133,7 @@ def refused(*args, cwd, match, expect=2, lines=1):
 def test_disk_that_somebody_has_is_not_touched(lab):
     file = lab.tmp / "disk.img"
     file.write_bytes(bytes(64 << 20))
-    refused("--host", "--backing", file, cwd=lab.tmp, match=(str(file), "no block device"))
+    refused("--host", "--backing", file, cwd=lab.tmp, match=(str(file), "not a block device"))
     refused("--host", "--backing", "/dev/nonexistent", cwd=lab.tmp, match=("/dev/nonexistent", "No such file"))
     node = subprocess.run(["losetup", "-f", "--show", file], capture_output=True, text=True, check=True).stdout.strip()
     try:
@@ -154,6 +155,64 @@ def test_disk_that_somebody_has_is_not_touched(lab):
         assert file.read_bytes() == before
     finally:
         subprocess.run(["losetup", "-d", node], check=True)
+
+
+def test_mere_openers_with_o_excl_are_told_from_what_is_above(lab):
+    disk = lab.null_blk(64)
+    name = os.path.basename(disk.path)
+    fd = os.open(disk.path, os.O_RDONLY | os.O_EXCL)
+    with subprocess.Popen(["sleep", "60"], stdin=fd) as holder:
+        os.close(fd)
+        try:
+            refused("--host", "--backing", disk.path, cwd=lab.tmp, match=(disk.path, f"is claimed (O_EXCL) and open in sleep ({holder.pid})"))
+            loaded = load(disk.path, "--rw", "write", expect=1)
+            assert "an opener with O_EXCL has claimed it" in loaded.stderr
+        finally:
+            holder.kill()
+    sectors = int(Path("/sys/class/block", name, "size").read_text())
+    subprocess.run(["dmsetup", "create", "above", "--table", f"0 {sectors} linear {disk.path} 0"], check=True)
+    try:
+        above = next(Path("/sys/class/block", name, "holders").iterdir()).name
+        refused("--host", "--backing", disk.path, cwd=lab.tmp, match=(disk.path, f"is held by {above}: it"))
+    finally:
+        subprocess.run(["dmsetup", "remove", "above"], check=True)
+    load(disk.path, "--rw", "write")
+
+
+def load(node, *options, expect=0):
+    done = subprocess.run([str(LOAD), *options, node], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == expect, done
+    return done
+
+
+def written_sectors(node):
+    return int(Path("/sys/class/block", os.path.basename(node), "stat").read_text().split()[6])
+
+
+@pytest.mark.parametrize("rw", ["read", "write", "mixed"])
+def test_generator_does_not_claim_what_it_measures(lab, rw):
+    # What is claimed may have a file system on it: writes to files would go to a worker, and cost twice as much.
+    disk = lab.null_blk(64)
+    before = written_sectors(disk.path)
+    with subprocess.Popen([str(LOAD), "--rw", rw, "--ios", str(1 << 40), disk.path]) as running:
+        try:
+            cli.wait_for("I/O of the generator", lambda: rw == "read" or written_sectors(disk.path) > before)
+            cli.wait_for("the generator to open it", lambda: running.pid in openers(disk.path))
+            os.close(os.open(disk.path, os.O_RDWR | os.O_EXCL))
+            assert running.poll() is None
+        finally:
+            running.kill()
+
+
+def openers(node):
+    found = []
+    for fd in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if os.readlink(fd) == os.path.realpath(node):
+                found.append(int(fd.parts[2]))
+        except OSError:
+            continue
+    return found
 
 
 @needs_tracing
