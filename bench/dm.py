@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A device mapper device, by the ioctls of <linux/dm-ioctl.h>: the guest has no dmsetup."""
+"""A device mapper device, by the ioctls of <linux/dm-ioctl.h>: a host may have no dmsetup."""
 
 import fcntl
 import os
@@ -7,12 +7,10 @@ import struct
 
 HEAD = struct.Struct("=3I I I I i I I I Q 128s 129s 7s")
 TARGET = struct.Struct("=Q Q i I 16s")
-CREATE, SUSPEND, LOAD = (0xC0000000 | HEAD.size << 16 | 0xFD << 8 | n for n in (3, 6, 9))
-REMOVE = 0xC0000000 | HEAD.size << 16 | 0xFD << 8 | 4
+CREATE, REMOVE, SUSPEND, LOAD, MESSAGE = (0xC0000000 | HEAD.size << 16 | 0xFD << 8 | n for n in (3, 4, 6, 9, 14))
 
 
-def _ioctl(fd, command, name, targets=()):
-    data = b""
+def _ioctl(fd, command, name, targets=(), data=b""):
     for start, length, kind, params in targets:
         text = params.encode() + b"\0"
         text += bytes(-len(text) % 8)
@@ -39,5 +37,14 @@ def remove(name):
     fd = os.open("/dev/mapper/control", os.O_RDWR)
     try:
         _ioctl(fd, REMOVE, name)
+    finally:
+        os.close(fd)
+
+
+def message(name, text):
+    """To the target at the device's beginning."""
+    fd = os.open("/dev/mapper/control", os.O_RDWR)
+    try:
+        _ioctl(fd, MESSAGE, name, data=struct.pack("=Q", 0) + text.encode() + b"\0")
     finally:
         os.close(fd)

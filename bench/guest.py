@@ -12,11 +12,14 @@ import platform
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import lab
+import mapped
 import measure
 import report
+import way
 from limits import judge_cells, judge_device
 
 RESULT_VERSION = 1
@@ -52,6 +55,21 @@ def null_blk_paths(small):
     if not small:
         paths.append(path("program, --no-inline", attached(node, "--no-inline")))
         paths.append(path("server, --no-bpf", lab.Ublk(node, "--no-bpf")))
+    return paths
+
+
+def mapped_paths(absent):
+    """Device mapper's and md's, over disks of their own; what this kernel has not is added to absent."""
+    paths, stack = [], ExitStack()  # they go with the machine
+    for w in mapped.WAYS:
+        tag = "".join(c for c in w.name if c.isalnum())
+        disks = [lab.null_blk(f"{tag}{n}", NULL_BLK_MIB, int(kept)) for n, kept in enumerate(w.disks)]
+        try:
+            paths.append(measure.Path("null_blk", w.name, w.make(disks, stack, way.Shape()).node))
+        except way.Absent as e:
+            progress(f"{w.name} is absent: {e}")
+            absent.append({"path": w.name, "why": str(e)})
+    stack.pop_all()
     return paths
 
 
@@ -153,23 +171,26 @@ def arguments():
 
 def set_up(args):
     """What is measured: pairs of paths and jobs; and what the backings are."""
-    backings, sets = {}, []
+    backings, sets, absent = {}, [], []
     if not args.peers:
         paths = null_blk_paths(args.small)
         backings["null_blk"] = "completes inline, keeps nothing"
-        if not args.small:
+        if args.small:
+            sets.append((paths, [j for j in measure.JOBS if j.rw == "read" and j.bs == 4096]))
+        else:
+            stacked = mapped_paths(absent)
             backings["file on ext4"] = lab.FileDisk.WHAT
-            paths += file_paths()
-        sets.append((paths, [j for j in measure.JOBS if not args.small or (j.rw == "read" and j.bs == 4096)]))
+            sets.append((paths + stacked + file_paths(), measure.JOBS))
+            sets.append(([p for p in paths if p.name in ("raw", "program")] + stacked, measure.AIO_JOBS))
     if not args.small:
         backings.update(PEER_BACKINGS)
         sets.append((peer_paths(), measure.PEER_JOBS))
-    return backings, sets
+    return backings, sets, absent
 
 
 def run(args):
     progress("sets up the paths")
-    backings, sets = set_up(args)
+    backings, sets, absent = set_up(args)
     progress(f"lets the machine settle, {SETTLE_SECONDS} s of its time")
     time.sleep(SETTLE_SECONDS)
     result = {
@@ -185,10 +206,11 @@ def run(args):
             "icount": os.environ.get("BENCH_ICOUNT", ""),
         },
         "backings": backings,
+        "absent": absent,
     }
     cells = [c.to_json() for paths, jobs in sets for c in measure.measure(paths, jobs, args.rounds, progress)]
     paths, jobs = sets[0]
-    result["generator_part"] = measure.generator_part(paths[0].node, jobs)
+    result["generator_part"] = [p for _, js in sets[:2] for p in measure.generator_part(paths[0].node, js)]
     result["cells"] = cells
     result["checks"] = judge_cells(cells)
     if args.peers:

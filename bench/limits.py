@@ -39,7 +39,7 @@ class Figures:
     """The cells of a result, by what they are of."""
 
     def __init__(self, cells):
-        self.cells = {(c["backing"], c["path"], c["rw"], c["bs"], c["qd"]): c for c in cells}
+        self.cells = {(c["backing"], c["path"], c["rw"], c["bs"], c["qd"]): c for c in cells if c.get("engine", "io_uring") == "io_uring"}
 
     def insns(self, backing, path, rw, bs, qd):
         return self.cells[backing, path, rw, bs, qd]["insns_per_io"]

@@ -22,6 +22,7 @@ class Job:
     count: int
     pattern: str = "random"  # or sequential
     steady: bool = False  # as many as are in flight go before and follow
+    engine: str = "io_uring"  # or libaio
 
     @property
     def name(self):
@@ -35,6 +36,7 @@ class Job:
 
 COLUMNS = [(4096, 1, 1600), (65536, 1, 480), (4096, 32, 4800), (65536, 32, 1200)]
 JOBS = [Job(rw, *column) for rw in ("read", "write") for column in COLUMNS]
+AIO_JOBS = [replace(j, engine="libaio") for j in JOBS]
 PEER_JOBS = [j for j in JOBS if j.bs == 4096]
 
 
@@ -87,6 +89,7 @@ class Cell:
             "rw": self.job.rw,
             "bs": self.job.bs,
             "qd": self.job.qd,
+            "engine": self.job.engine,
             "ios": self.job.count,
             "insns_per_io": round(self.insns, 1),
             "spread": round(self.spread, 4),
@@ -109,7 +112,7 @@ def stay_on(cpu):
 
 def load_argv(nodes, job):
     """The generator's command line. SPAN_BYTES of each device are used."""
-    options = {"rw": job.rw, "bs": job.bs, "qd": job.qd, "ios": job.count, "span": SPAN_BYTES}
+    options = {"rw": job.rw, "engine": job.engine, "bs": job.bs, "qd": job.qd, "ios": job.count, "span": SPAN_BYTES}
     flags = ["--sequential"] * (job.pattern == "sequential") + ["--steady", "--small-pages"] * job.steady
     return [*ON_PROCESSOR, LOAD, *(f"--{name}={value}" for name, value in options.items()), *flags, *nodes]
 
@@ -163,5 +166,5 @@ def generator_part(node, jobs):
         # the same I/O counted with and without a look at the clock around each system call: the least of three is undisturbed
         inside = min(seen["kernel_ns"] / seen["ios"] for seen in (load(node, job, split=True) for _ in range(3)))
         whole = min(seen["ns"] / seen["ios"] for seen in (load(node, job) for _ in range(3)))
-        part.append({"rw": job.rw, "bs": job.bs, "qd": job.qd, "insns_per_io": round(whole - inside, 1)})
+        part.append({"rw": job.rw, "bs": job.bs, "qd": job.qd, "engine": job.engine, "insns_per_io": round(whole - inside, 1)})
     return part

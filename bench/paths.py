@@ -9,50 +9,19 @@ import os
 import random
 import re
 import stat
-import subprocess
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import dm
 import lab
+import mapped
 from lab import Failed
 from measure import Path as Measured
+from way import Absent, Made, Shape, Way, Wrong, need_tool
 
 OBJECTS = Path(os.environ.get("UBLK_BPF_OBJ_DIR", lab.objects()))
 CHECK_BYTES = 256 << 10
 CHECK_PLACES = 8
 FEW = 16  # devices
-
-
-class Wrong(Failed):
-    """A path does not do what it should: there is no result."""
-
-
-class Absent(Exception):
-    """This path cannot be on this machine; the text says why."""
-
-
-@dataclass
-class Made:
-    """A device of a path."""
-
-    node: str
-    device: object = None  # lab.Ublk: has wakeups()
-    pids: list = field(default_factory=list)  # of its server
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Of how many devices it is one, and with how many hardware queues each."""
-
-    queues: int = 1
-    devices: int = 1
-
-
-def need_tool(name, package):
-    if subprocess.run(["sh", "-c", f"command -v {name}"], capture_output=True, check=False).returncode:
-        raise Absent(f"{name} is missing: apt-get install {package}")
 
 
 def raw(backing, stack, shape):
@@ -63,18 +32,6 @@ def kernel_loop(backing, stack, shape, *options):
     node = lab.kernel_loop(backing, *options)
     stack.callback(lab.sh, "losetup", "-d", node)
     return Made(node)
-
-
-def dm_linear(backing, stack, shape):
-    if not lab.have_module("dm_mod") and not os.path.exists("/dev/mapper/control"):
-        raise Absent("this kernel has no device mapper")
-    if not os.path.exists(f"/sys/class/block/{os.path.basename(backing)}"):
-        raise Absent("maps block devices only, the backing is a file")
-    name = f"ublk-bpf-bench-{os.path.basename(backing)}"
-    sectors = int(lab.sh("blockdev", "--getsz", backing))
-    dev = dm.create(name, [(0, sectors, "linear", f"{backing} 0")])
-    stack.callback(dm.remove, name)
-    return Made(lab.wait_for(f"/dev/dm-{os.minor(dev)}"))
 
 
 def free_nbd():
@@ -147,21 +104,10 @@ def program(name, *options, add=()):
     return make
 
 
-@dataclass(frozen=True)
-class Way:
-    """How a path is made: make(backing, stack, shape) -> Made; what it takes to take it away goes onto the stack."""
-
-    name: str
-    what: str
-    make: object
-    main: bool = False  # one of those that all jobs are done on
-    exclusive: bool = False  # wants a backing of its own
-
-
 PATHS = [
     Way("raw", "the backing itself", raw, main=True),
     Way("kernel loop", "drivers/block/loop.c, direct I/O", kernel_loop, main=True),
-    Way("dm-linear", "device mapper, one linear target", dm_linear, exclusive=True),
+    mapped.LINEAR,
     Way("nbd, qemu-nbd", "qemu-nbd --cache=none --aio=native over a socket", nbd),
     Way("kublk, copy", "the kernel selftests' server", kublk("copy")),
     Way("kublk, zero-copy", "explicit registration", kublk("zero-copy")),
@@ -176,6 +122,7 @@ PATHS = [
     Way("program, --no-inline", "loop.bpf.o, I/O done by a worker", program("loop", "--no-inline")),
     Way("program, passing", "pass.bpf.o leaves everything to our server, copy", program("pass")),
 ]
+ALL = PATHS + [w for w in mapped.WAYS if w is not mapped.LINEAR]
 NEVER = [{"path": "io_uring BPF loop", "why": "nobody keeps one"}]
 NULL_PATHS = [
     Way(f"{who}, {data_path}", "does no I/O", make(data_path))
@@ -227,11 +174,15 @@ def _direct(node, offset, data=None, length=0):
 
 
 def check_data(way, backing):
-    """What is written through the path is on the backing, and the other way round; raises Failed."""
+    """
+    What is written through the path is on the backing, and the other way round; over several disks, it comes back through the path.
+    Raises Failed.
+    """
     numbers = random.Random(way.name)
     with ExitStack() as stack:
         made = way.make(backing, stack, Shape())
-        for into, out_of in ((made.node, backing), (backing, made.node)):
+        one = backing if isinstance(backing, str) else backing[0] if len(backing) == 1 else made.node
+        for into, out_of in ((made.node, one), (one, made.node)):
             for place in range(CHECK_PLACES):
                 data, offset = numbers.randbytes(CHECK_BYTES >> (place & 3)), place * CHECK_BYTES
                 _direct(into, offset, data)
@@ -282,7 +233,7 @@ class Bench:
         memory = {"server_rss_bytes": sum(map(rss, first.pids)) if first.pids else None, "machine_bytes": taken}
         path = Measured(backing_name, way.name, nodes[0], first.device, nodes=nodes, devices=devices, queues=queues, memory=memory)
         self.paths.append(path)
-        if devices == 1:
+        if devices == 1 and not any((p["name"], p["backing"]) == (way.name, backing_name) for p in self.described):
             self.described.append({
                 "name": way.name, "backing": backing_name, "what": way.what, "checked": bool(check),
                 "memory": {"server_rss_bytes": memory["server_rss_bytes"]},

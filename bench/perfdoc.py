@@ -126,7 +126,9 @@ def section(path, svg_dir=None):
         f"Commit {host['commit']}, {host['when'][:10]}, {host['qemu']}, host {host['cpu']}; `{Path(path).name}`.",
     ]
     for backing, what in result["backings"].items():
-        out += [f"### {backing}: {what}", report.markdown(report.cell_rows(result, backing))]
+        for engine in report.engines(result, backing):
+            by = "" if engine == "io_uring" else f", with {engine}"
+            out += [f"### {backing}{by}: {what}", report.markdown(report.cell_rows(result, backing, engine))]
     if "null target" in result["backings"]:
         out += ["### Where our server's cost is, 4k reads", PARTS, report.markdown(parts_of_cost(result))]
     out += [f"Note: {note}" for note in result.get("notes", [])]

@@ -7,6 +7,7 @@ the axes are in one ink, which a page may replace by its own (INK).
 
 import io
 import re
+from dataclasses import replace
 
 from result import PAYERS, Job, Unusable, size_name
 from tables import close_jobs, figure
@@ -252,7 +253,7 @@ def slugs(result):
 def _curves(result, backing, slug):
     """Name, caption and SVG of each curve of a backing."""
     def one(job):
-        return job.queues == 1 and job.devices == 1 and job.pattern == "random"
+        return job.queues == 1 and job.devices == 1 and job.pattern == "random" and job.engine == "io_uring"
     yield (f"{slug}-block-size", "Cost against block size. A line that is parallel to raw adds a constant to each I/O; one that is steeper copies.",
            against(result, backing, f"{slug}-block-size", f"Random reads at QD1 on {backing}, by block size", "block size", size_name,
                    lambda j: j.bs, lambda j: j.rw == "read" and j.qd == 1 and one(j)))
@@ -261,7 +262,7 @@ def _curves(result, backing, slug):
                    lambda j: j.qd, lambda j: j.rw == "read" and j.bs == 4096 and one(j)))
     yield (f"{slug}-devices", "Cost against the number of devices, each with its own 32 I/Os in flight.",
            against(result, backing, f"{slug}-devices", f"Random reads of 4k at QD32 on {backing}, by number of devices", "devices", lambda x: f"{x}",
-                   lambda j: j.devices, lambda j: j.rw == "read" and j.bs == 4096 and j.qd == 32 and j.queues == 1 and j.pattern == "random"))
+                   lambda j: j.devices, lambda j: j.rw == "read" and j.bs == 4096 and j.qd == 32 and one(replace(j, devices=1))))
 
 
 def all_plots(result):

@@ -29,16 +29,25 @@ def spread(value):
     return f"{value * 100:.1f}%"
 
 
-def cell_rows(result, backing):
+def engine_of(figure):
+    """Old results do not say it."""
+    return figure.get("engine") or "io_uring"
+
+
+def engines(result, backing):
+    return list(dict.fromkeys(engine_of(c) for c in result["cells"] if c["backing"] == backing))
+
+
+def cell_rows(result, backing, engine="io_uring"):
     """Header and rows of one backing's table: path, then a figure per column, then the largest spread of the row."""
-    cells = [c for c in result["cells"] if c["backing"] == backing]
+    cells = [c for c in result["cells"] if c["backing"] == backing and engine_of(c) == engine]
     cols = columns(cells)
     rows = [["path"] + [column_name(c) for c in cols] + ["spread"]]
     for path in dict.fromkeys(c["path"] for c in cells):
         mine = {(c["rw"], c["bs"], c["qd"]): c for c in cells if c["path"] == path}
         figures = [thousands(mine[c]["insns_per_io"]) if c in mine else "" for c in cols]
         rows.append([path] + figures + [spread(max(c["spread"] for c in mine.values()))])
-    own = {(g["rw"], g["bs"], g["qd"]): g["insns_per_io"] for g in result["generator_part"]}
+    own = {(g["rw"], g["bs"], g["qd"]): g["insns_per_io"] for g in result["generator_part"] if engine_of(g) == engine}
     if backing == next(iter(result["backings"])) and own:
         rows.append(["(generator)"] + [thousands(own[c]) if c in own else "" for c in cols] + [""])
     return rows
@@ -125,7 +134,10 @@ def text(result):
         COUNTED,
     ]
     for backing, what in result["backings"].items():
-        out += ["", f"Instructions per I/O, {backing} ({what}); median of the rounds", align(cell_rows(result, backing))]
+        for engine in engines(result, backing):
+            by = "" if engine == "io_uring" else f", {engine}"
+            out += ["", f"Instructions per I/O, {backing}{by} ({what}); median of the rounds", align(cell_rows(result, backing, engine))]
+    out += [f"absent: {a['path']}: {a['why']}" for a in result.get("absent") or []]
     out += ["", align(check_rows(result), right_from=2)]
     broken = [c for c in result["checks"] if not c["ok"]]
     out += ["", f"{len(result['checks'])} limits, {len(broken)} broken"]

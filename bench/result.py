@@ -49,6 +49,7 @@ class Job:
     pattern: str = "random"
     queues: int = 1
     devices: int = 1
+    engine: str = "io_uring"
 
     @property
     def name(self):
@@ -57,11 +58,13 @@ class Job:
             name += f" {self.pattern}"
         if self.queues != 1:
             name += f", {self.queues} queues"
-        return name + (f", {self.devices} devices" if self.devices != 1 else "")
+        name += f", {self.devices} devices" if self.devices != 1 else ""
+        return name + (f", {self.engine}" if self.engine != "io_uring" else "")
 
 
 def job_of(cell):
-    return Job(cell["rw"], cell["bs"], cell["qd"], cell.get("pattern") or "random", cell.get("queues") or 1, cell.get("devices") or 1)
+    return Job(cell["rw"], cell["bs"], cell["qd"], cell.get("pattern") or "random", cell.get("queues") or 1, cell.get("devices") or 1,
+               cell.get("engine") or "io_uring")
 
 
 def cost_of(cell):
@@ -95,7 +98,7 @@ def _list_of(**names):
 
 CELL = {"backing": _text, "path": _text, "rw": _text, "bs": _count, "qd": _count}
 CELL_OPTIONAL = {
-    "pattern": _text, "queues": _count, "devices": _count, "cost_per_io": _number, "insns_per_io": _number, "spread": _number,
+    "pattern": _text, "engine": _text, "queues": _count, "devices": _count, "cost_per_io": _number, "insns_per_io": _number, "spread": _number,
     "payers": _numbers, "syscalls_per_io": _numbers, "wakeups_per_io": _numbers, "latency_ns": _numbers, "events_per_io": _numbers, "memory": _numbers,
     "context_switches_per_io": _number, "copied_bytes_per_io": _number, "iops": _number, "bytes_per_s": _number,
     "traced_cost_per_io": _number,

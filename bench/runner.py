@@ -70,7 +70,7 @@ class Backing:
         """A function of n."""
         if self.kind == "null":
             return None
-        if way.exclusive and self.kind != "null_blk":
+        if way.disks and self.kind != "null_blk":
             raise paths.Absent("would keep the others from the disk")
         if self.kind in ("disk", "device"):
             return lambda n: self.disk_node
@@ -79,14 +79,19 @@ class Backing:
         if self.kind == "ext4":
             if way.name == "raw":
                 raise paths.Absent("a file has no block device of its own")
-            tag = "".join(c for c in way.name if c.isalnum())
-            return lambda n: self.disk.file(f"{tag}{n}", 32)
-        own = f"bench-{'own' if way.exclusive else 'shared'}"
-        return lambda n: self.null_blk(f"{own}{n}")
+            return lambda n: self.disk.file(f"{slug(way)}{n}", 32)
+        if way.disks:
+            return lambda n: [self.null_blk(f"bench-{slug(way)}{n}-{i}", int(kept)) for i, kept in enumerate(way.disks)]
+        return lambda n: self.null_blk(f"bench-shared{n}")
 
-    def check(self):
-        """A backing that keeps what is written."""
-        return None if self.kind == "null" else self.null_blk("bench-check", 1)
+    def check(self, way):
+        """A backing that keeps what is written, of as many disks as the way needs."""
+        disks = [self.null_blk(f"bench-check{i}", 1) for i in range(len(way.disks) or 1)]
+        return disks if way.disks else disks[0]
+
+
+def slug(way):
+    return "".join(c for c in way.name if c.isalnum())
 
 
 def nvme():
@@ -182,13 +187,15 @@ def finish(cell, unit):
 def ways_of(chunk, args):
     if chunk.backing == "device":
         return paths.device_paths(args.dev)
-    return paths.NULL_PATHS if chunk.backing == "null" else paths.PATHS
+    if chunk.backing == "null":
+        return paths.NULL_PATHS
+    return [w for w in paths.ALL if w.name in chunk.ways] if chunk.ways else paths.PATHS
 
 
 def make_paths(bench, chunk, backing, args):
-    check = backing.check() if chunk.devices == 1 and chunk.queues == 1 and chunk.backing == "null_blk" else None
+    checked = chunk.devices == 1 and chunk.queues == 1 and chunk.backing == "null_blk"
     for way in ways_of(chunk, args):
-        if (chunk.main_only and not way.main) or (chunk.ways and way.name not in chunk.ways) or (args.path and way.name not in args.path):
+        if (chunk.main_only and not way.main) or (args.path and way.name not in args.path):
             continue
         try:
             node = backing.node(way)
@@ -196,7 +203,7 @@ def make_paths(bench, chunk, backing, args):
             bench.missing(way.name, str(e))
             continue
         progress(f"makes {way.name}" + (f", {chunk.devices} devices" if chunk.devices > 1 else ""))
-        if bench.add(way, backing.name, node, chunk.devices, chunk.queues, check):
+        if bench.add(way, backing.name, node, chunk.devices, chunk.queues, backing.check(way) if checked else None):
             bench.paths[-1].waits = backing.waits
 
 

@@ -11,16 +11,16 @@ DEPTHS = (1, 8, 32, 128)
 DEVICES = (1, 16, 256)
 
 
-def job(rw, bs, qd, pattern="random", scale=1):
+def job(rw, bs, qd, pattern="random", scale=1, engine="io_uring"):
     """So many I/Os that a round takes about the same whatever their size: an I/O costs something, and each byte."""
     count = round(1200 / (1 + bs / (96 * KIB)))
-    return Job(rw, bs, qd, max(count * scale, 2 * qd, 24), pattern, steady=True)
+    return Job(rw, bs, qd, max(count * scale, 2 * qd, 24), pattern, steady=True, engine=engine)
 
 
 def name(of):
-    """As it is called in --job: read-4k-qd1, write-2m-qd16, read-512-qd1-sequential."""
+    """As it is called in --job: read-4k-qd1, write-2m-qd16, read-512-qd1-sequential, read-4k-qd1-libaio."""
     size = f"{of.bs // MIB}m" if of.bs >= MIB else f"{of.bs // KIB}k" if of.bs >= KIB else str(of.bs)
-    return f"{of.rw}-{size}-qd{of.qd}" + ("" if of.pattern == "random" else f"-{of.pattern}")
+    return f"{of.rw}-{size}-qd{of.qd}" + ("" if of.pattern == "random" else f"-{of.pattern}") + ("" if of.engine == "io_uring" else f"-{of.engine}")
 
 
 # Those that carry the argument are done on all paths, the others on the main ones.
@@ -33,6 +33,11 @@ QUICK_MAIN = [
     job("write", 512 * KIB, 16), job("write", 2 * MIB, 16),
     job("read", 4 * KIB, 32, "sequential"), job("mixed", 4 * KIB, 32),
 ]
+# io_uring leaves to its workers what a driver may wait for, which most of device mapper and md say that they may: three times the cost.
+MAPPED_JOBS = [job(rw, bs, qd, scale=2, engine=engine) for engine in ("libaio", "io_uring") for bs in (4 * KIB, 64 * KIB) for qd in (1, 32)
+               for rw in ("read", "write")]
+MAPPED_QUICK = [job(rw, 4 * KIB, qd, engine="libaio") for qd in (1, 32) for rw in ("read", "write")]
+MAPPED = ("raw", "program", "dm-linear", "dm-stripe", "dm-mirror", "md raid1", "dm-snapshot", "dm-thin")
 NULL_JOBS = [job("read", bs, 32) for bs in (4 * KIB, 64 * KIB, 512 * KIB)]
 LATENCY_JOBS = CORE[:2]
 
@@ -62,6 +67,7 @@ QUICK = [
     Chunk("paths", "null_blk", tuple(CORE), tuple(QUICK_MAIN), rounds=3, latency=tuple(LATENCY_JOBS)),
     Chunk("null", "null", tuple(NULL_JOBS), rounds=3),
     Chunk("devices-16", "null_blk", (job("read", 4 * KIB, 32, scale=2),), devices=16, main_only=True, rounds=3),
+    Chunk("mapped", "null_blk", tuple(MAPPED_QUICK), ways=MAPPED, rounds=3),
     Chunk("file", "ext4", tuple(CORE[:4]), ways=("kernel loop", "server", "program"), rounds=3),
 ]
 
@@ -77,6 +83,7 @@ def full():
                 timed = tuple(j for j in mine if pattern == "random" and j.bs <= 64 * KIB)
                 chunks.append(Chunk(f"{backing}-{rw}-{pattern}", backing, mine, latency=timed))
         chunks.append(Chunk(f"{backing}-queues-2", backing, tuple(CORE), queues=2))
+    chunks.append(Chunk("mapped", "null_blk", tuple(MAPPED_JOBS), ways=MAPPED))
     chunks.append(Chunk("null", "null", tuple(replace(j, count=2 * j.count) for j in NULL_JOBS)))
     for devices in DEVICES[1:]:
         chunks.append(Chunk(f"devices-{devices}", "null_blk", (job("read", 4 * KIB, 1, scale=8), job("read", 4 * KIB, 32, scale=16)), devices=devices,

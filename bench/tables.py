@@ -10,6 +10,7 @@ MANY_JOBS = 6  # columns that fit a terminal, each with its ratio
 # where the cost is looked at closely, as far as these were measured
 CLOSE = [Job("read", 4096, 1), Job("read", 4096, 32), Job("read", 65536, 1), Job("read", 65536, 32)]
 FAMILIES = [
+    ("random I/O with libaio", lambda j: j.engine == "libaio"),
     ("random reads at QD1, by block size", lambda j: j.rw == "read" and j.qd == 1 and _plain(j)),
     ("random reads by depth", lambda j: j.rw == "read" and _plain(j)),
     ("random writes", lambda j: j.rw == "write" and _plain(j)),
@@ -19,7 +20,7 @@ FAMILIES = [
 
 
 def _plain(job):
-    return job.pattern == "random" and job.queues == 1 and job.devices == 1
+    return job.pattern == "random" and job.queues == 1 and job.devices == 1 and job.engine == "io_uring"
 
 
 def families(jobs):
@@ -30,7 +31,7 @@ def families(jobs):
         left = [j for j in left if not fits(j)]
         for first in range(0, len(mine), MANY_JOBS):
             groups.append((title, mine[first:first + MANY_JOBS]))
-    return groups
+    return sorted(groups, key=lambda g: g[0] == FAMILIES[0][0])  # what is not usual comes last
 
 
 def figure(value):
