@@ -33,6 +33,16 @@ def create(name, targets):
     return dev
 
 
+def load(name, targets):
+    """Another table for a device that is there."""
+    fd = os.open("/dev/mapper/control", os.O_RDWR)
+    try:
+        _ioctl(fd, LOAD, name, targets)
+        _ioctl(fd, SUSPEND, name)
+    finally:
+        os.close(fd)
+
+
 def remove(name):
     fd = os.open("/dev/mapper/control", os.O_RDWR)
     try:

@@ -21,9 +21,9 @@ import measure
 import report
 import way
 from limits import judge_cells, judge_device
+from paths import FILE_WAYS
 
 RESULT_VERSION = 1
-OBJECT = "/root/ublk-bpf/build/bpf/loop.bpf.o"
 NULL_BLK_MIB = 256
 FILE_MIB = 32
 SETTLE_SECONDS = 20
@@ -34,9 +34,9 @@ def progress(what):
     print(f"    {what}", flush=True)
 
 
-def attached(file, *options):
+def attached(file, *options, program="loop"):
     device = lab.Ublk(file)
-    device.attach(OBJECT, *options)
+    device.attach(lab.object_of(program), *options)
     return device
 
 
@@ -55,27 +55,40 @@ def null_blk_paths(small):
     if not small:
         paths.append(path("program, --no-inline", attached(node, "--no-inline")))
         paths.append(path("server, --no-bpf", lab.Ublk(node, "--no-bpf")))
+        paths.append(path("program, completion", attached(node, program="completed")))
     return paths
 
 
-def mapped_paths(absent):
-    """Device mapper's and md's, over disks of their own; what this kernel has not is added to absent."""
-    paths, stack = [], ExitStack()  # they go with the machine
-    for w in mapped.WAYS:
-        tag = "".join(c for c in w.name if c.isalnum())
-        disks = [lab.null_blk(f"{tag}{n}", NULL_BLK_MIB, int(kept)) for n, kept in enumerate(w.disks)]
+def made(ways, backing_name, backing, absent):
+    """These ways' paths; what this kernel has not is added to absent."""
+    found, stack = [], ExitStack()
+    for w in ways:
         try:
-            paths.append(measure.Path("null_blk", w.name, w.make(disks, stack, way.Shape()).node))
+            m = w.make(backing(w), stack, way.Shape())
         except way.Absent as e:
             progress(f"{w.name} is absent: {e}")
             absent.append({"path": w.name, "why": str(e)})
-    stack.pop_all()
-    return paths
+            continue
+        found.append(measure.Path(backing_name, w.name, m.node, m.device, first_bytes=m.first_bytes, reads_only=m.reads_only))
+    stack.pop_all()  # they go with the machine
+    return found
 
 
-def file_paths():
+def slug(w):
+    return "".join(c for c in w.name if c.isalnum())
+
+
+def mapped_paths(absent):
+    """Device mapper's and md's, over disks of their own."""
+    def disks(w):
+        return [lab.null_blk(f"{slug(w)}{n}", NULL_BLK_MIB, int(kept)) for n, kept in enumerate(w.disks)]
+
+    return made(mapped.WAYS, "null_blk", disks, absent)
+
+
+def file_paths(absent):
     """A file for each: two that write to one file would not be what anybody does."""
-    disk = lab.FileDisk(8 * FILE_MIB)
+    disk = lab.FileDisk(16 * FILE_MIB)
 
     def path(name, make, *options):
         device = make(disk.file(name.replace(" ", ""), FILE_MIB), *options)
@@ -83,6 +96,7 @@ def file_paths():
 
     paths = [measure.Path("file on ext4", "kernel loop", lab.kernel_loop(disk.file("loop", FILE_MIB)))]
     paths += [path("server", lab.Ublk), path("program", attached), path("program, --no-inline", attached, "--no-inline")]
+    paths += made(FILE_WAYS, "file on ext4", lambda w: disk.file(slug(w), FILE_MIB, w.kept_mib), absent)
     lab.sh("sync")
     return paths
 
@@ -117,7 +131,7 @@ def attach_times(path):
         for _ in range(3):
             if fresh:
                 device.detach()
-            found.append(round(device.attach(OBJECT, *options)["attach_ms"], 3))
+            found.append(round(device.attach(lab.object_of("loop"), *options)["attach_ms"], 3))
         return found
 
     idle = times(fresh=True)
@@ -145,7 +159,7 @@ def idle_server(device):
 
 def versions():
     probe = lab.ublk("probe")
-    data = Path(OBJECT).read_bytes()
+    data = lab.object_of("loop").read_bytes()
     return {
         "kernel": platform.release(),
         "face": probe["face"],
@@ -180,7 +194,7 @@ def set_up(args):
         else:
             stacked = mapped_paths(absent)
             backings["file on ext4"] = lab.FileDisk.WHAT
-            sets.append((paths + stacked + file_paths(), measure.JOBS))
+            sets.append((paths + stacked + file_paths(absent), measure.JOBS))
             sets.append(([p for p in paths if p.name in ("raw", "program")] + stacked, measure.AIO_JOBS))
     if not args.small:
         backings.update(PEER_BACKINGS)

@@ -114,7 +114,7 @@ class Counter:
         if not shutil.which("perf"):
             return
         for cell in cells:
-            argv = ["perf", "stat", "-a", "-x,", "-e", ",".join(EVENTS), "--", *measure.load_argv(cell.path.nodes, cell.job)]
+            argv = ["perf", "stat", "-a", "-x,", "-e", ",".join(EVENTS), "--", *measure.load_argv(cell.path.nodes, cell.job, cell.path.first_bytes)]
             done = subprocess.run(argv, capture_output=True, text=True, check=False)
             if not done.returncode:
                 cell.more["events_per_io"] = perf_events(done.stderr, cell.job.all_ios)

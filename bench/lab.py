@@ -21,12 +21,6 @@ def built(name):
     return str(next((p for p in (HERE / name, HERE.parent / "build/bench" / name) if p.exists()), HERE / name))
 
 
-def objects():
-    """The folder of the programs: where they were installed, or built."""
-    installed = HERE.parent / "bpf"
-    return installed if (installed / "loop.bpf.o").exists() else HERE.parent / "build/bpf"
-
-
 class Failed(Exception):
     """Something that must work for there to be a result did not; the text says what."""
 
@@ -51,6 +45,15 @@ class Interruption:
     def act(cls):
         if cls.noted:
             raise Interrupted()
+
+
+def object_of(name):
+    """A program's object: where the programs were installed, or built; where the tests' were built."""
+    places = [os.environ.get("UBLK_BPF_OBJ_DIR"), HERE.parent / "bpf", HERE.parent / "build/bpf", HERE.parent / "build/tests/programs"]
+    found = [p for p in (Path(d, f"{name}.bpf.o") for d in places if d) if p.exists()]
+    if not found:
+        raise Failed(f"{name}.bpf.o: is in none of {', '.join(str(d) for d in places if d)}: run make build")
+    return found[0]
 
 
 def sh(*argv):
@@ -137,8 +140,8 @@ class FileDisk:
         front = self.FRONT_MIB * MIB // 512
         if int(sh("blockdev", "--getsz", "/dev/ram0")) < front:
             raise Failed(f"/dev/ram0 is smaller than {self.FRONT_MIB} MiB")
-        data = null_blk("data", data_mib, 0)
-        size = data_mib * MIB // 512
+        self.data = data = null_blk("data", data_mib, 0)
+        self.data_sectors = size = data_mib * MIB // 512
         try:
             dev = dm.create("bench", [(0, front, "linear", "/dev/ram0 0"), (front, size, "linear", f"{data} 0")])
         except OSError as e:
@@ -150,32 +153,54 @@ class FileDisk:
            "-E", "packed_meta_blocks=1,lazy_itable_init=0", self.node)
         sh("mount", "-t", "ext4", self.node, self.where)
 
+    @staticmethod
+    def _extents(path):
+        """First block and number of blocks of each."""
+        lines = [line.split(":") for line in sh("filefrag", "-v", "-b4096", path).splitlines() if line.strip()[:1].isdigit()]
+        return [(int(line[2].split("..")[0]), int(line[3])) for line in lines]
+
     def _in_data(self, path):
         """Few extents, so that they are in the inode, and all behind the front."""
-        lines = sh("filefrag", "-v", "-b4096", path).splitlines()
-        starts = [int(line.split(":")[2].split("..")[0]) for line in lines if line.strip()[:1].isdigit()]
+        starts = [start for start, _ in self._extents(path)]
         return 0 < len(starts) <= 4 and min(starts) * 4096 >= self.FRONT_MIB * MIB
 
-    def file(self, name, size_mib):
-        """Every block written, none in the page cache. What comes to lie in the front stays as a filler."""
+    def _keep(self, path, mib):
+        """Puts memory behind the beginning of a file."""
+        start, length = self._extents(path)[0]
+        first, sectors, front = start * 8, mib * MIB // 512, self.FRONT_MIB * MIB // 512
+        if length * 8 < sectors:
+            raise Failed(f"{path}: ext4 does not put its first {mib} MiB in one place")
+        memory = null_blk("kept", mib, 1)
+        end = front + self.data_sectors
+        dm.load("bench", [(0, front, "linear", "/dev/ram0 0"), (front, first - front, "linear", f"{self.data} 0"),
+                          (first, sectors, "linear", f"{memory} 0"),
+                          (first + sectors, end - first - sectors, "linear", f"{self.data} {first + sectors - front}")])
+
+    def file(self, name, size_mib, kept_mib=0):
+        """
+        Every block written, none in the page cache. What comes to lie in the front stays as a filler. Of the first kept_mib what is written
+        is kept.
+        """
         for attempt in range(8):
             path = self.where / f"{name}.{attempt}"
             sh("fallocate", "-l", f"{size_mib}M", path)
             if self._in_data(path):
+                if kept_mib:
+                    self._keep(path, kept_mib)
                 sh("dd", "if=/dev/zero", f"of={path}", "bs=1M", f"count={size_mib}", "oflag=direct", "conv=notrunc,fsync", "status=none")
                 return str(path)
             sh("truncate", "-s", "1M", path)
         raise Failed(f"{name}: ext4 does not put a file behind the first {self.FRONT_MIB} MiB")
 
 
-def kernel_loop(file, *options):
-    """A loop device with direct I/O, one hardware queue as every loop device has."""
+def kernel_loop(file, *options, direct=True):
+    """A loop device, with direct I/O if not told otherwise, one hardware queue as every loop device has."""
     if not os.path.exists("/dev/loop-control"):
         sh("modprobe", "loop")
-    node = sh("losetup", "--find", "--show", "--direct-io=on", *options, file)
+    node = sh("losetup", "--find", "--show", f"--direct-io={'on' if direct else 'off'}", *options, file)
     dio = Path("/sys/block", Path(node).name, "loop/dio").read_text().strip()
-    if dio != "1":
-        raise Failed(f"{node}: does no direct I/O on {file}")
+    if dio != str(int(direct)):
+        raise Failed(f"{node}: does {'no ' if direct else ''}direct I/O on {file}")
     return node
 
 

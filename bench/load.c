@@ -8,7 +8,8 @@
 //                           device mapper and md may; with libaio the submitter itself does it
 //   --bs BYTES, --qd N      of each I/O; I/Os in flight on each device (4096, 1)
 //   --ios N                 how many are counted, on all devices together (1000); an eighth goes before as a warm-up
-//   --span BYTES            of each device from its beginning on (16 MiB)
+//   --first BYTES           where in each device the I/O begins (0)
+//   --span BYTES            of each device from there on (16 MiB)
 //   --sequential            one after the other instead of at random
 //   --steady                as many I/Os as are in flight go before and follow after those that are counted: for few I/Os and great depths
 //   --small-pages           no huge pages behind the buffers: whether there are any depends on where they come to lie
@@ -69,7 +70,7 @@ struct job {
 	bool libaio, sequential, split, steady, small_pages;
 	unsigned bytes, qd;
 	long count, warm_up, follow;
-	uint64_t span, random;
+	uint64_t first, span, random;
 	char *buffers;
 	struct io_uring ring;
 	struct aio aio;
@@ -110,7 +111,7 @@ static uint64_t next_offset(struct job *j, struct device *d)
 {
 	const uint64_t places = j->span / j->bytes;
 
-	return (j->sequential ? d->next++ : next_random(j)) % places * j->bytes;
+	return j->first + (j->sequential ? d->next++ : next_random(j)) % places * j->bytes;
 }
 
 static bool next_is_write(struct job *j)
@@ -315,6 +316,7 @@ static const struct option options[] = {
 	{ "bs", required_argument, NULL, 'b' },
 	{ "qd", required_argument, NULL, 'q' },
 	{ "ios", required_argument, NULL, 'i' },
+	{ "first", required_argument, NULL, 'f' },
 	{ "span", required_argument, NULL, 's' },
 	{ "sequential", no_argument, NULL, 'l' },
 	{ "steady", no_argument, NULL, 't' },
@@ -354,6 +356,7 @@ static bool understand(struct job *j, int argc, char **argv)
 		case 'b': j->bytes = strtoul(optarg, NULL, 10); break;
 		case 'q': j->qd = strtoul(optarg, NULL, 10); break;
 		case 'i': j->count = strtol(optarg, NULL, 10); break;
+		case 'f': j->first = strtoull(optarg, NULL, 10); break;
 		case 's': j->span = strtoull(optarg, NULL, 10); break;
 		case 'l': j->sequential = true; break;
 		case 't': j->steady = true; break;

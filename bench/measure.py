@@ -55,6 +55,8 @@ class Path:
     nodes: list = None  # of several devices; node is the first
     devices: int = 1
     queues: int = 1
+    first_bytes: int = 0  # where it is measured, of SPAN_BYTES
+    reads_only: bool = False  # it cannot be written, or what is written is not at once
     waits: bool = False  # for a disk, whose time is not ours
     memory: dict = None  # bytes of each device: of its server, of the machine
 
@@ -110,16 +112,16 @@ def stay_on(cpu):
     ON_PROCESSOR[:] = ["taskset", "-c", str(cpu)]
 
 
-def load_argv(nodes, job):
+def load_argv(nodes, job, first_bytes=0):
     """The generator's command line. SPAN_BYTES of each device are used."""
-    options = {"rw": job.rw, "engine": job.engine, "bs": job.bs, "qd": job.qd, "ios": job.count, "span": SPAN_BYTES}
+    options = {"rw": job.rw, "engine": job.engine, "bs": job.bs, "qd": job.qd, "ios": job.count, "first": first_bytes, "span": SPAN_BYTES}
     flags = ["--sequential"] * (job.pattern == "sequential") + ["--steady", "--small-pages"] * job.steady
     return [*ON_PROCESSOR, LOAD, *(f"--{name}={value}" for name, value in options.items()), *flags, *nodes]
 
 
-def load(nodes, job, split=False):
+def load(nodes, job, split=False, first_bytes=0):
     nodes = [nodes] if isinstance(nodes, str) else nodes
-    argv = load_argv(nodes, job) + (["--split"] if split else [])
+    argv = load_argv(nodes, job, first_bytes) + (["--split"] if split else [])
     Interruption.act()
     done = subprocess.run(argv, capture_output=True, text=True, check=False, start_new_session=True)
     if done.returncode:
@@ -127,10 +129,14 @@ def load(nodes, job, split=False):
     return json.loads(done.stdout)
 
 
+def load_path(path, job):
+    return load(path.nodes or path.node, job, first_bytes=path.first_bytes)
+
+
 def one_round(cell):
     device = cell.path.device
     before = device.wakeups() if device else 0
-    seen = load(cell.path.nodes or cell.path.node, cell.job)
+    seen = load_path(cell.path, cell.job)
     if device:
         cell.wakeups.append(device.wakeups() - before)
     cell.rounds.append(seen["ns"] / seen["ios"])
@@ -146,7 +152,8 @@ def rounds(paths, cells, times, progress, take=one_round, rws=("read", "write"))
         # of many devices each has 32 tags (bench/paths.py)
         warm_up = WARM_UP if path.devices == 1 else replace(WARM_UP, qd=32, count=96 * path.devices)
         for rw in rws:
-            load(path.nodes or path.node, replace(warm_up, rw=rw))
+            if rw == "read" or not path.reads_only:
+                load_path(path, replace(warm_up, rw=rw))
     for n in range(times):
         progress(f"round {n + 1} of {times}: {len(cells)} figures")
         for cell in cells:
@@ -154,7 +161,7 @@ def rounds(paths, cells, times, progress, take=one_round, rws=("read", "write"))
 
 
 def measure(paths, jobs, times, progress):
-    cells = [Cell(path, job) for job in jobs for path in paths]
+    cells = [Cell(path, job) for job in jobs for path in paths if job.rw == "read" or not path.reads_only]
     rounds(paths, cells, times, progress)
     return cells
 

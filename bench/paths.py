@@ -18,7 +18,6 @@ from lab import Failed
 from measure import Path as Measured
 from way import Absent, Made, Shape, Way, Wrong, need_tool
 
-OBJECTS = Path(os.environ.get("UBLK_BPF_OBJ_DIR", lab.objects()))
 CHECK_BYTES = 256 << 10
 CHECK_PLACES = 8
 FEW = 16  # devices
@@ -94,7 +93,7 @@ def program(name, *options, add=()):
     def make(backing, stack, shape):
         made = server("copy", *add)(backing, stack, shape)
         try:
-            made.device.attach(OBJECTS / f"{name}.bpf.o", *options)
+            made.device.attach(lab.object_of(name), *options)
         except Failed as e:
             if "no BPF part" in str(e):
                 raise Absent(str(e).split(": ", 2)[-1]) from e
@@ -102,6 +101,42 @@ def program(name, *options, add=()):
         return made
 
     return make
+
+
+FIRST_KEPT_MIB = 4  # where a small file system has all that is its own
+
+
+def buffered_loop(file, stack, shape):
+    node = lab.kernel_loop(file, direct=False)
+    stack.callback(lab.sh, "losetup", "-d", node)
+    return Made(node)
+
+
+def cached(make):
+    """What is read is in the page cache; what is written would come to the disk at some later time."""
+    def cache(file, stack, shape):
+        made = make(file, stack, shape)
+        made.reads_only = True
+        lab.sh("dd", f"if={file}", "of=/dev/null", "bs=1M", "status=none")
+        return made
+
+    return cache
+
+
+def mounted(make):
+    """The device itself is read, beside a file system that has claimed it."""
+    def mount(file, stack, shape):
+        made = make(file, stack, shape)
+        where = Path(f"/run/bench/mounted-{os.path.basename(made.node)}")
+        where.mkdir(parents=True)
+        lab.sh("mkfs.ext4", "-q", "-b", "4096", "-N", "64", "-O", "^has_journal,^resize_inode", "-E", "packed_meta_blocks=1,lazy_itable_init=0,nodiscard",
+               made.node)
+        lab.sh("mount", "-t", "ext4", made.node, where)
+        stack.callback(lab.sh, "umount", where)
+        made.first_bytes, made.reads_only = 2 * FIRST_KEPT_MIB << 20, True
+        return made
+
+    return mount
 
 
 PATHS = [
@@ -122,7 +157,13 @@ PATHS = [
     Way("program, --no-inline", "loop.bpf.o, I/O done by a worker", program("loop", "--no-inline")),
     Way("program, passing", "pass.bpf.o leaves everything to our server, copy", program("pass")),
 ]
-ALL = PATHS + [w for w in mapped.WAYS if w is not mapped.LINEAR]
+COMPLETION = Way("program, completion", "with a completion program that does nothing", program("completed"))
+FILE_WAYS = [
+    Way("kernel loop, buffered", "drivers/block/loop.c through the page cache, all of it there", cached(buffered_loop)),
+    Way("program, buffered", "loop.bpf.o through the page cache, all of it there", cached(program("loop", "--buffered"))),
+    Way("program, mounted", "loop.bpf.o, a file system mounted on the device", mounted(program("loop")), kept_mib=FIRST_KEPT_MIB),
+]
+ALL = PATHS + [w for w in mapped.WAYS if w is not mapped.LINEAR] + [COMPLETION] + FILE_WAYS
 NEVER = [{"path": "io_uring BPF loop", "why": "nobody keeps one"}]
 NULL_PATHS = [
     Way(f"{who}, {data_path}", "does no I/O", make(data_path))
@@ -231,7 +272,8 @@ class Bench:
         # What one device takes drowns in what the machine does meanwhile.
         taken = max(before - available_bytes(), 0) // devices if devices >= FEW else None
         memory = {"server_rss_bytes": sum(map(rss, first.pids)) if first.pids else None, "machine_bytes": taken}
-        path = Measured(backing_name, way.name, nodes[0], first.device, nodes=nodes, devices=devices, queues=queues, memory=memory)
+        path = Measured(backing_name, way.name, nodes[0], first.device, nodes=nodes, devices=devices, queues=queues, memory=memory,
+                        first_bytes=first.first_bytes, reads_only=first.reads_only)
         self.paths.append(path)
         if devices == 1 and not any((p["name"], p["backing"]) == (way.name, backing_name) for p in self.described):
             self.described.append({

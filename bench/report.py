@@ -3,6 +3,7 @@
 
 import claims
 import tables
+from limits import engine_of
 from result import Result
 
 COUNTED = (
@@ -29,18 +30,13 @@ def spread(value):
     return f"{value * 100:.1f}%"
 
 
-def engine_of(figure):
-    """Old results do not say it."""
-    return figure.get("engine") or "io_uring"
-
-
 def engines(result, backing):
     return list(dict.fromkeys(engine_of(c) for c in result["cells"] if c["backing"] == backing))
 
 
-def cell_rows(result, backing, engine="io_uring"):
+def cell_rows(result, backing, engine="io_uring", fits=lambda path: True):
     """Header and rows of one backing's table: path, then a figure per column, then the largest spread of the row."""
-    cells = [c for c in result["cells"] if c["backing"] == backing and engine_of(c) == engine]
+    cells = [c for c in result["cells"] if c["backing"] == backing and engine_of(c) == engine and fits(c["path"])]
     cols = columns(cells)
     rows = [["path"] + [column_name(c) for c in cols] + ["spread"]]
     for path in dict.fromkeys(c["path"] for c in cells):

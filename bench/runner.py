@@ -79,7 +79,7 @@ class Backing:
         if self.kind == "ext4":
             if way.name == "raw":
                 raise paths.Absent("a file has no block device of its own")
-            return lambda n: self.disk.file(f"{slug(way)}{n}", 32)
+            return lambda n: self.disk.file(f"{slug(way)}{n}", 32, way.kept_mib)
         if way.disks:
             return lambda n: [self.null_blk(f"bench-{slug(way)}{n}-{i}", int(kept)) for i, kept in enumerate(way.disks)]
         return lambda n: self.null_blk(f"bench-shared{n}")
@@ -149,7 +149,7 @@ def who_pays(cells):
     with payers.Payers() as counter:
         for cell in cells:
             counter.reset()
-            ios = measure.load(cell.path.nodes, cell.job)["ios"]
+            ios = measure.load_path(cell.path, cell.job)["ios"]
             cell.more.update(payers.scaled(payers.shares(counter.read(), ios), cell.insns))
 
 
@@ -159,7 +159,7 @@ def what_is_copied(cells):
             counter.reset()
             # It is the same for each, so few are enough.
             few = max(cell.job.count // 4, 2 * cell.job.qd, 24)
-            ios = measure.load(cell.path.nodes, dataclasses.replace(cell.job, count=few))["ios"]
+            ios = measure.load_path(cell.path, dataclasses.replace(cell.job, count=few))["ios"]
             cell.more["copied_bytes_per_io"] = round(counter.read()["copied_bytes"] / ios, 1)
 
 
@@ -220,7 +220,7 @@ def measure_chunk(chunk, args, found, notes):
             progress(f"lets the machine settle, {SETTLE_SECONDS} s of its time")
             time.sleep(SETTLE_SECONDS)
         cells = [measure.Cell(path, job) for job in (*chunk.jobs, *chunk.main_jobs) for path in bench.paths
-                 if (job in chunk.jobs or path.name in main) and (not args.job or sets.name(job) in args.job)]
+                 if (job in chunk.jobs or path.name in main) and (job.rw == "read" or not path.reads_only) and (not args.job or sets.name(job) in args.job)]
         with host.Counter(args.unit, backing.waits, args.cpu) as counter:
             measure.rounds(bench.paths, cells, args.rounds or chunk.rounds, progress, notes.after(counter.one_round, cells),
                            ("read",) if chunk.backing == "device" else ("read", "write"))
@@ -247,7 +247,7 @@ def versions():
         "kernel": platform.release(),
         "face": probe["face"],
         "ublk_bpf": lab.sh(lab.UBLK_BPF, "--version"),
-        "program": {"name": "loop", "sha256": host.sha256(paths.OBJECTS / "loop.bpf.o")},
+        "program": {"name": "loop", "sha256": host.sha256(lab.object_of("loop"))},
         "generator": {"name": "bench/load.c", "sha256": os.environ.get("BENCH_LOAD_SHA256", "")},
         "fio": lab.sh("fio", "--version"),
         "host": {name: os.environ.get(f"BENCH_{name.upper()}", "") for name in ("cpu", "qemu", "commit", "when")},

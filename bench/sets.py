@@ -37,7 +37,8 @@ QUICK_MAIN = [
 MAPPED_JOBS = [job(rw, bs, qd, scale=2, engine=engine) for engine in ("libaio", "io_uring") for bs in (4 * KIB, 64 * KIB) for qd in (1, 32)
                for rw in ("read", "write")]
 MAPPED_QUICK = [job(rw, 4 * KIB, qd, engine="libaio") for qd in (1, 32) for rw in ("read", "write")]
-MAPPED = ("raw", "program", "dm-linear", "dm-stripe", "dm-mirror", "md raid1", "dm-snapshot", "dm-thin")
+MAPPED = ("raw", "program", "dm-linear", "dm-stripe", "dm-mirror", "md raid1", "dm-snapshot", "dm-thin", "program, completion")
+FILE = ("kernel loop", "server", "program", "program, mounted", "kernel loop, buffered", "program, buffered")
 NULL_JOBS = [job("read", bs, 32) for bs in (4 * KIB, 64 * KIB, 512 * KIB)]
 LATENCY_JOBS = CORE[:2]
 
@@ -68,7 +69,7 @@ QUICK = [
     Chunk("null", "null", tuple(NULL_JOBS), rounds=3),
     Chunk("devices-16", "null_blk", (job("read", 4 * KIB, 32, scale=2),), devices=16, main_only=True, rounds=3),
     Chunk("mapped", "null_blk", tuple(MAPPED_QUICK), ways=MAPPED, rounds=3),
-    Chunk("file", "ext4", tuple(CORE[:4]), ways=("kernel loop", "server", "program"), rounds=3),
+    Chunk("file", "ext4", tuple(CORE[:4]), ways=FILE, rounds=3),
 ]
 
 

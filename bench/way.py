@@ -22,6 +22,8 @@ class Made:
     node: str
     device: object = None  # lab.Ublk: has wakeups()
     pids: list = field(default_factory=list)  # of its server
+    first_bytes: int = 0  # where it is measured
+    reads_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Way:
     make: object
     main: bool = False  # one of those that all jobs are done on
     disks: tuple = ()
+    kept_mib: int = 0  # of a file, from its beginning: what is written there must be kept
 
 
 def need_tool(name, package):

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: MIT
+"""bench/limits.py: what is promised of which cells, and that it can be broken."""
+
+import unittest
+
+import synthetic  # first: it says where bench is
+
+import limits
+
+
+class Limits(unittest.TestCase):
+    def setUp(self):
+        self.cells = synthetic.run()["cells"]
+
+    def judged(self, name):
+        return {c["where"]: c for c in limits.judge_cells(self.cells) if c["name"] == name}
+
+    def change(self, insns, path, **job):
+        found = [c for c in self.cells if c["path"] == path and all(c[k] == v for k, v in job.items())]
+        self.assertTrue(found)
+        for c in found:
+            c["insns_per_io"] += insns
+            c["rounds"] = [r + insns for r in c["rounds"]]
+
+    def test_nothing_is_broken_that_is_kept(self):
+        self.assertEqual([c for c in limits.judge_cells(self.cells) if not c["ok"]], [])
+
+    def test_a_remapped_disk_costs_no_more_than_dm_linear_by_either_engine(self):
+        self.assertEqual(len(self.judged("program / dm-linear")), 16)
+        self.change(400, "program", engine="libaio", rw="write", bs=65536, qd=32)
+        broken = [where for where, c in self.judged("program / dm-linear").items() if not c["ok"]]
+        self.assertEqual(broken, ["null_blk, write 64k QD32, libaio"])
+
+    def test_a_goal_that_is_missed_is_said_and_breaks_nothing(self):
+        found = self.judged("program / dm-linear")["null_blk, read 4k QD1"]
+        self.assertEqual((found["ok"], found["note"]), (True, "the goal is 0.95"))
+
+    def test_an_empty_completion_program_costs_little(self):
+        self.change(100, "program, completion", rw="read", bs=4096, qd=1, engine="io_uring")
+        broken = [(where, c["value"]) for where, c in self.judged("program, completion - program").items() if not c["ok"]]
+        self.assertEqual(broken, [("null_blk, read 4k QD1", 190)])
+
+    def test_the_possibility_of_a_program_costs_nothing_measurable(self):
+        where = "null_blk, read 4k QD1"
+        self.change(60, "server", rw="read", bs=4096, qd=1, engine="io_uring")
+        self.assertFalse(self.judged("server - server, --no-bpf")[where]["ok"])
+        # that is what its rounds differ by themselves
+        cell = next(c for c in self.cells if c["path"] == "server" and limits.where(c) == where)
+        cell["rounds"] = [cell["insns_per_io"] + d for d in (-40, 0, 40)]
+        self.assertTrue(self.judged("server - server, --no-bpf")[where]["ok"])
+
+    def test_many_devices_and_other_patterns_are_not_judged(self):
+        for change in {"devices": 16}, {"queues": 2}, {"pattern": "sequential"}:
+            cells = [{**c, **change} for c in self.cells]
+            self.assertEqual([c["name"] for c in limits.judge_cells(cells)], ["server wake-ups under redirected I/O"])
+
+    def test_old_cells_are_of_io_uring(self):
+        for c in self.cells:
+            if c["engine"] == "io_uring":
+                del c["engine"]
+        self.assertEqual(len(self.judged("program / dm-linear")), 16)
+
+
+if __name__ == "__main__":
+    unittest.main()
