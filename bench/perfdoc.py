@@ -1,27 +1,27 @@
 # SPDX-License-Identifier: MIT
 """
-Writes docs/performance.md of committed results, on stdout, and with --svg the plots that it shows:
+Writes docs/performance.md and the pages and plots of docs/performance/ of committed results:
 
-    scripts/in-root python3 bench/perfdoc.py --svg docs/performance bench/results/*.json >docs/performance.md
+    scripts/in-root python3 bench/perfdoc.py --into docs bench/results/*.json
 
-Results of `ublk-bpf bench` come first, and need matplotlib.
+A page answers one question, of all results that have figures for it. What is in docs/performance/ and not written is removed. Needs
+matplotlib.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 import claims
+import plots
 import report
+import summary
 import tables
 from result import Unusable, load
 
-HEAD = """<!-- SPDX-License-Identifier: MIT -->
-<!-- Made by bench/perfdoc.py from bench/results; do not edit. -->
-# Performance
+MARK = "<!-- SPDX-License-Identifier: MIT -->\n<!-- Made by bench/perfdoc.py from bench/results; do not edit. -->"
 
-What is counted is **guest instructions per I/O**: all that a one-processor machine executes, kernel and user space, from the first to
+METHOD = """What is counted is **guest instructions per I/O**: all that a one-processor machine executes, kernel and user space, from the first to
 the last completion, divided by the I/Os. QEMU's `-icount shift=0` makes the machine's clock its instruction counter, so the figures
 do not depend on how fast or how busy the host is, and differ by about a percent between runs.
 
@@ -30,27 +30,47 @@ mispredicted branches, mitigations, lock contention, interrupts of real hardware
 another: a server on a processor of its own looks better in wall time than here, and costs the same. TCG counts every byte of `rep
 movsb`, which hardware does not; so the machine has no ERMS, and a copy costs 0.165 instructions per byte. Read ratios, not figures.
 
-The generator (`bench/load.c`) is a bare io_uring loop, direct I/O at random places of 16 MiB. Its own part is in the figures, and listed;
-fio's, which is several thousand instructions per I/O, would hide the ratios.
+The generator (`bench/load.c`) is a bare loop around io_uring or libaio, direct I/O at random places of 16 MiB. Its own part is in the
+figures, and listed; fio's, which is several thousand instructions per I/O, would hide the ratios. It opens what it measures without
+`O_EXCL`: a device that is claimed may have a file system on it, for which writes to files take a longer way.
 
-Paths: **raw**, the backing itself; **kernel loop**, a loop device with direct I/O on it; **server**, `ublk-bpf add -t loop` with nothing attached;
-**program**, the same with `loop.bpf.o` attached; **--no-inline**, the same through a worker; **--no-bpf**, a device that cannot have
-a program, for what the possibility alone costs. **kublk** is the kernel's own server, of its selftests; it and ours serve the same thing on
-the same data path, in one run.
+io_uring first tries not to wait. Of what cannot promise that (dm-mirror, dm-snapshot, dm-thin, md) it leaves each I/O to a worker of its
+own, which makes it two to three times as dear. Device mapper and md are therefore measured with libaio too, where the submitter does it, and
+compared by that.
+
+| path | what it is |
+|---|---|
+| raw | the backing itself |
+| kernel loop | a loop device with direct I/O on it; *buffered*: through the page cache |
+| server | `ublk-bpf add -t loop` with nothing attached; *--no-bpf*: a device that cannot have a program |
+| program | the same with `loop.bpf.o` attached; *--no-inline*: through a worker; *completion*: with a completion program that does nothing |
+| program, mounted | the device has a file system on it, and is read itself |
+| program, buffered | the file is open without `O_DIRECT`, and all of it in the page cache |
+| kublk | the kernel's own server, of its selftests |
 
 kublk completes reads of its null target on the request's own pages (zero copy, automatic registration) without touching these, so that a
 reader gets what they held before: with buffered reads, other processes' data. It is compared with ours doing the same (`--no-fill`).
 By default ours reads **zeroes** there, from `/dev/zero`, and is limited to 1.20 of it.
 
-To repeat it: `make bench`; it fails where a limit is broken. `bench/README.md` describes the JSON.
-"""
+To repeat it: `make bench` has all limits and fails where one is broken; `make bench-report` is the quick set that continuous integration
+runs. `bench/README.md` describes the JSON."""
 
+KEPT = """What device mapper and md keep that programs do not, and what of it is in these figures:
 
-PARTS = """
-At QD1 each request wakes the server and puts it to sleep again, at QD32 most share that: what QD1 costs more is the waking. The null target
+| | they keep | in the figures | programs |
+|---|---|---|---|
+| dm-linear, dm-stripe | nothing | | the same |
+| dm-mirror | a log of regions that are written, by which a crash is repaired | in memory only (`core`, `nosync`) | no log: after a crash the legs are to be compared |
+| md raid1 | a superblock, a write-intent bitmap, which member failed when | neither (`mdadm --build`): with a bitmap a first write to a region waits for the bitmap | no superblock, no bitmap |
+| dm-snapshot | which chunks were copied, on disk before a write is done | chunks that were copied before | nothing that survives a crash |
+| dm-thin | a transactional tree of blocks, checked by checksums | blocks that were allocated before | nothing that survives a crash |
+
+Programs keep state in maps, which are gone with the machine. What must survive a crash belongs into the server. So a ratio against
+dm-snapshot or dm-thin would compare different things, and none is promised."""
+
+PARTS = """At QD1 each request wakes the server and puts it to sleep again, at QD32 most share that: what QD1 costs more is the waking. The null target
 at QD32 is what the block layer, the driver, the ring and its two commands take; the loop target adds its own request to the file. The
-program saves all of the first, and of the rest what is the server's.
-""".strip()
+program saves all of the first, and of the rest what is the server's."""
 
 
 def parts_of_cost(result):
@@ -71,90 +91,188 @@ def escaped(rows):
     return [[v.replace("|", "\\|") for v in row] for row in rows]
 
 
-def claims_part(result):
-    """What others have published, beside this."""
-    found = [c for c in claims.measured(result) if c["measured"]]
-    if not found:
-        return []
-    out = ["### What was claimed, measured again", report.markdown(escaped(claims.rows(found)), right="")]
-    why = [f"- **{c['name']}**: {' '.join(c['why'])}" for c in found if c["why"]]
-    return out + (["Why ours differs:", "\n".join(why)] if why else [])
+class Source:
+    """A committed result and what pages say of where it comes from."""
+
+    def __init__(self, path):
+        self.result = load(path)
+        self.data, self.stem = self.result.data, Path(path).stem
+        self.kind = self.data.get("set") or ("run" if "null_blk" in self.data["backings"] else "peers")
+        self.plots = plots.all_plots(self.result) if self.data.get("set") else []
+
+    def heading(self):
+        host = self.data.get("host") or {}
+        machine = ", ".join(v for v in (host.get("qemu"), f"host {host['cpu']}" if host.get("cpu") else None) if v)
+        return (f"## Linux {self.data['kernel']}, {self.data.get('face')}\n\n{self.result.rounds} rounds, medians, {self.result.unit_name} per I/O. "
+                f"Commit {host.get('commit')}, {str(host.get('when'))[:10]}, {machine}; `{self.stem}.json`.")
+
+    def notes(self):
+        return [f"Note: {note}" for note in self.data.get("notes") or []]
+
+    def images(self, backing):
+        slug = plots.slugs(self.result)[backing]
+        return [f"![{caption}]({self.stem}-{name}.svg)" for name, caption, _ in self.plots if name.startswith(slug + "-")]
 
 
-def set_section(path, svg_dir):
-    """A result of `ublk-bpf bench`: plots, who pays, cost, claims, limits. The plots are written if there is a directory for them."""
-    import plots  # pylint: disable=import-outside-toplevel  # most results need none
-    result = load(path)
-    data, stem = result.data, Path(path).stem
-    drawn = plots.all_plots(result)
-    if svg_dir:
-        Path(svg_dir).mkdir(parents=True, exist_ok=True)
-        for name, _, svg in drawn:
-            (Path(svg_dir) / f"{stem}-{name}.svg").write_text(plots.standalone(svg), encoding="utf-8")
-    host = data.get("host") or {}
-    machine = ", ".join(v for v in (host.get("qemu"), f"host {host['cpu']}" if host.get("cpu") else None) if v)
-    out = [f"## Linux {data['kernel']}, {data.get('face')}: the {data['set']} set of `ublk-bpf bench`",
-           f"{result.rounds} rounds, medians, {result.unit_name} per I/O; =: differs less than the spread. Commit {host.get('commit')}, "
-           f"{str(host.get('when'))[:10]}, {machine}; `{Path(path).name}`."]
-    looked = tables.looked_note(result)
-    out += [looked] if looked else []
-    for backing, what in result.backings.items():
-        out.append(f"### {backing}: {what}")
-        out += [f"![{caption}](performance/{stem}-{name}.svg)" for name, caption, _ in drawn if name.startswith(plots.slugs(result)[backing] + "-")]
-        for job in tables.close_jobs(result, backing):
-            for title, rows in (("Who pays", tables.payers_rows(result, backing, job)), ("Other figures", tables.other_rows(result, backing, job))):
-                out += [f"{title}, {job.name}:", report.markdown(escaped(rows))] if rows else []
-        ratios = "; p/ is the program's cost over this path's" if tables.program_of(result, backing) else ""
-        for title, rows in tables.cost_tables(result, backing):
-            out += [f"Cost, {title}{ratios}:", report.markdown(escaped(rows))]
-    out += claims_part(result)
-    for title, rows in (("Paths", tables.path_rows(result)), ("Absent", tables.absent_rows(result))):
-        out += [f"### {title}", report.markdown(escaped(rows), right="")] if rows else []
-    out += [f"Note: {note}" for note in data.get("notes") or []]
-    checks = tables.check_rows(result)
-    return "\n\n".join(out + (["### Limits", report.markdown(escaped(checks))] if checks else []))
+def run_tables(source, backing, fits):
+    """A table for each engine of what bench/run measured on a backing, of the paths that fit."""
+    out = []
+    for engine in report.engines(source.data, backing):
+        rows = report.cell_rows(source.data, backing, engine, fits)
+        if len(rows) > 1:
+            out += [f"With {engine}:", report.markdown(escaped(rows))]
+    return out
 
 
-def section(path, svg_dir=None):
-    result = json.loads(Path(path).read_text(encoding="utf-8"))
-    if result.get("set"):
-        return set_section(path, svg_dir)
-    host = result["host"]
-    out = [
-        f"## Linux {result['kernel']}, {result['face']}" + ("" if "null_blk" in result["backings"] else ": ours and kublk"),
-        f"{result['settings']['rounds']} rounds, medians; spread is the largest difference between rounds, over the median.\n"
-        f"Commit {host['commit']}, {host['when'][:10]}, {host['qemu']}, host {host['cpu']}; `{Path(path).name}`.",
-    ]
-    for backing, what in result["backings"].items():
-        for engine in report.engines(result, backing):
-            by = "" if engine == "io_uring" else f", with {engine}"
-            out += [f"### {backing}{by}: {what}", report.markdown(report.cell_rows(result, backing, engine))]
-    if "null target" in result["backings"]:
-        out += ["### Where our server's cost is, 4k reads", PARTS, report.markdown(parts_of_cost(result))]
-    out += [f"Note: {note}" for note in result.get("notes", [])]
-    rows = report.check_rows(result)
-    rows[0][-1] = "verdict"
-    out += ["### Limits", report.markdown(rows)]
-    return "\n\n".join(out)
+def set_tables(source, backing):
+    """Plots, who pays and all costs of a backing of a set."""
+    result = source.result
+    out = [f"### {backing}: {result.backings[backing]}", *source.images(backing)]
+    for job in tables.close_jobs(result, backing):
+        for title, rows in (("Who pays", tables.payers_rows(result, backing, job)), ("Other figures", tables.other_rows(result, backing, job))):
+            out += [f"{title}, {job.name}:", report.markdown(escaped(rows))] if rows else []
+    ratios = "; p/ is the program's cost over this path's" if tables.program_of(result, backing) else ""
+    for title, rows in tables.cost_tables(result, backing):
+        out += [f"Cost, {title}{ratios}:", report.markdown(escaped(rows))]
+    return out
 
 
-def document(paths, svg_dir=None):
-    """All of docs/performance.md: the quick set, other sets, what bench/run measured."""
-    def place(path):
-        kind = json.loads(Path(path).read_text(encoding="utf-8")).get("set")
-        return 0 if kind == "quick" else 1 if kind else 2
+def set_pages(sources, kinds, backings):
+    """Whole sets, the backings that fit."""
+    out = []
+    for s in (s for s in sources if s.kind in kinds):
+        mine = [b for b in s.result.backings if backings(b)]
+        if mine:
+            looked = tables.looked_note(s.result)
+            out += [s.heading(), "=: differs less than the spread."] + ([looked] if looked else []) + [part for b in mine for part in set_tables(s, b)]
+            for title, rows in (("Paths", tables.path_rows(s.result)), ("Absent", tables.absent_rows(s.result))):
+                out += [f"### {title}", report.markdown(escaped(rows), right="")] if rows else []
+            out += s.notes()
+    return out
 
-    ordered = sorted(paths, key=place)
-    return "\n".join([HEAD] + [section(p, svg_dir) + "\n" for p in ordered]).rstrip()
+
+def is_mapping(path):
+    return path == "raw" or path.startswith(("program", "dm-", "md ")) and "inline" not in path
+
+
+def is_service(path):
+    return path.startswith(("raw", "kernel loop", "server", "program")) and path.count(",") < 2
+
+
+def mapping_page(sources):
+    out = [KEPT]
+    for s in (s for s in sources if s.kind == "run"):
+        out += [s.heading(), *run_tables(s, "null_blk", is_mapping)]
+        out += [f"Absent: {a['path']}: {a['why']}." for a in s.data.get("absent") or []]
+    return out
+
+
+def files_page(sources):
+    out = []
+    for s in (s for s in sources if s.kind == "run" and summary.FILE in s.data["backings"]):
+        out += [s.heading(), s.data["backings"][summary.FILE] + ".", *run_tables(s, summary.FILE, lambda path: True)]
+    for s in (s for s in sources if s.kind == "quick" and summary.FILE in s.result.backings):
+        out += [s.heading(), *set_tables(s, summary.FILE)]
+    return out
+
+
+def server_page(sources):
+    out = []
+    for s in (s for s in sources if s.kind in ("run", "peers")):
+        out.append(s.heading())
+        for backing, what in s.data["backings"].items():
+            if backing != summary.FILE:
+                out += [f"### {backing}: {what}", *run_tables(s, backing, is_service if backing == "null_blk" else lambda path: True)]
+        if s.kind == "peers":
+            out += ["### Where our server's cost is, 4k reads", PARTS, report.markdown(parts_of_cost(s.data))]
+        out += s.notes()
+    return out
+
+
+def claims_page(sources):
+    out = []
+    for s in (s for s in sources if s.data.get("set")):
+        found = [c for c in claims.measured(s.result) if c["measured"]]
+        if found:
+            why = [f"- **{c['name']}**: {' '.join(c['why'])}" for c in found if c["why"]]
+            out += [s.heading(), report.markdown(escaped(claims.rows(found)), right="")]
+            out += ["Why ours differs:", "\n".join(why)] if why else []
+    return out
+
+
+def limits_page(sources):
+    out = []
+    for s in sources:
+        rows = tables.check_rows(s.result)
+        out += [s.heading(), report.markdown(escaped(rows))] if rows else []
+    return out
+
+
+# name, question, what the page says of it in one line, what it is made of
+PAGES = [
+    ("mapping", "What does a mapping cost, beside device mapper and md?",
+     "A program over disks that complete at once, beside the targets that do the same, each in its cheapest way.", mapping_page),
+    ("files", "What does a device over a file cost?",
+     "A file on ext4, all of it written before, served by a program, by our server and by the kernel's loop.", files_page),
+    ("server", "What does a device cost that a server serves?",
+     "Our server, the kernel's own (kublk), and the program in the server's place.", server_page),
+    ("paths", "What does an I/O cost on each data path, and who pays?",
+     "The quick set of `ublk-bpf bench`: all data paths, whose time is spent, copies, wake-ups, latency.",
+     lambda sources: set_pages(sources, ("quick",), lambda b: b != summary.FILE)),
+    ("devices", "What do many devices cost?",
+     "Sixteen and more devices at once, each with I/O of its own.",
+     lambda sources: set_pages(sources, ("full", "device"), lambda b: True)),
+    ("claims", "What have others published of ublk's speed, and what is measured here?", "Six claims, measured again.", claims_page),
+    ("limits", "Which limits are promised, and do they hold?", "Every check of every result; a run fails where one is broken.", limits_page),
+    ("method", "What is counted, and what is not?", "Instructions that an emulated machine executes per I/O: work, not time.", lambda sources: [METHOD]),
+]
+
+
+def text_of(parts):
+    return "\n\n".join(parts).rstrip() + "\n"
+
+
+def documents(paths):
+    """Name and text of each page and plot, below docs."""
+    order = {"quick": 0, "run": 1, "peers": 2}
+    sources = sorted((Source(p) for p in paths), key=lambda s: (order.get(s.kind, 3), s.stem))
+    made = {}
+    pages = []
+    for name, question, line, make in PAGES:
+        parts = make(sources)
+        if parts:
+            made[f"performance/{name}.md"] = text_of([MARK, f"# {question}", line, *parts])
+            pages.append(f"- [{question}](performance/{name}.md) {line}")
+    runs = [s for s in sources if s.kind == "run"]
+    front = [MARK, "# Performance", *summary.text([s.result for s in runs], [s.result for s in sources])]
+    picture = plots.ratios(summary.rows(runs[0].result), "summary") if runs else None
+    if picture:
+        made["performance/summary.svg"] = plots.standalone(picture)
+        front.append("![Cost of a program over that of what it is compared with; left of the line it costs less.](performance/summary.svg)")
+    made["performance.md"] = text_of(front + ["\n".join(pages)])
+    shown = "".join(made.values())
+    for s in sources:
+        made |= {f"performance/{s.stem}-{name}.svg": plots.standalone(svg) for name, _, svg in s.plots if f"({s.stem}-{name}.svg)" in shown}
+    return made
+
+
+def write(made, docs):
+    """All of it, and nothing else below docs/performance."""
+    Path(docs, "performance").mkdir(parents=True, exist_ok=True)
+    for name, text in made.items():
+        Path(docs, name).write_text(text, encoding="utf-8")
+    for stale in Path(docs, "performance").iterdir():
+        if f"performance/{stale.name}" not in made:
+            stale.unlink()
 
 
 def main(argv=None):
     p = argparse.ArgumentParser(prog="perfdoc", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("results", metavar="RESULT.json", nargs="+")
-    p.add_argument("--svg", metavar="DIR", help="where the plots are written; docs/performance for the document")
+    p.add_argument("--into", metavar="DIR", required=True, help="docs, for what is committed")
     args = p.parse_args(argv)
     try:
-        print(document(args.results, args.svg))
+        write(documents(args.results), args.into)
     except Unusable as e:
         print(f"perfdoc: {e}", file=sys.stderr)
         return 2

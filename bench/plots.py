@@ -237,6 +237,40 @@ def latency(result, backing, jobs, name):
     return _svg(fig, name)
 
 
+def ratios(rows, name):
+    """
+    Of each row of summary.rows() what the program costs over what it is compared with, at each job: a mark on a line, 1 is the same. The
+    limit is a tick.
+    """
+    need_matplotlib()
+    marks = {"read": "#0072b2", "write": "#d55e00"}
+    with matplotlib.rc_context(STYLE):
+        fig = _figure(9.6, 0.36 * len(rows) + 1.55)
+        height = fig.get_figheight()
+        ax = fig.add_axes((0.36, 0.55 / height, 0.61, 1 - 1.4 / height))
+        for n, row in enumerate(reversed(rows)):
+            for (rw, qd), (value, limit) in row.values.items():
+                high = n + (0.13 if rw == "read" else -0.13)
+                ax.plot([value], [high], "o" if qd == 1 else "D", color=marks[rw], markersize=6.5, fillstyle="full" if qd == 1 else "none",
+                        markeredgewidth=1.6)
+                if limit is not None:
+                    ax.plot([limit], [high], "|", color=INK, markersize=9, markeredgewidth=1.1, alpha=0.55)
+        ax.axvline(1, color=INK, linewidth=1.2)
+        ax.set_yticks(range(len(rows)), [f"{r.what} / {r.other}" for r in reversed(rows)])
+        ax.set_ylim(-0.6, len(rows) - 0.4)
+        ax.set_xlim(0, max(1.1, *(v + 0.06 for r in rows for v, _ in r.values.values())))
+        ax.tick_params(axis="y", length=0)
+        ax.spines["left"].set_visible(False)
+        ax.set_xlabel("instructions per I/O, over those of what it is compared with")
+        fig.text(0.012, 1 - 0.3 / height, "A program's cost beside what does the same", fontsize=12.5, fontweight="bold", ha="left")
+        handles = [matplotlib.lines.Line2D([], [], linestyle="none", marker="o" if qd == 1 else "D", color=colour, markersize=6.5, markeredgewidth=1.6,
+                                           fillstyle="full" if qd == 1 else "none", label=f"{rw} QD{qd}") for rw, colour in marks.items() for qd in (1, 32)]
+        handles.append(matplotlib.lines.Line2D([], [], linestyle="none", marker="|", color=INK, markersize=9, alpha=0.55, label="limit"))
+        fig.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.004, 1 - 0.4 / height), ncols=5, fontsize=9.5, columnspacing=1.3,
+                   handletextpad=0.3)
+        return _svg(fig, name)
+
+
 def _slug(text):
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "backing"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""bench/report.py and perfdoc.py: results as text and as docs/performance.md, old ones as they were."""
+"""bench/report.py and perfdoc.py: results as text and as the pages of docs/performance, old ones as they were."""
 
 import copy
 import json
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import synthetic  # first: it says where bench is
 
+import limits
 import perfdoc
 import report
 import tables
@@ -103,31 +104,53 @@ class Text(unittest.TestCase):
 
 class Document(unittest.TestCase):
     def test_performance_md_is_what_the_committed_results_give(self):
-        with tempfile.TemporaryDirectory() as drawn:
-            made = perfdoc.document(sorted((synthetic.BENCH / "results").glob("*.json")), drawn)
-            self.assertTrue(made + "\n" == (DOCS / "performance.md").read_text(),
-                            "docs/performance.md: scripts/in-root python3 bench/perfdoc.py --svg docs/performance bench/results/*.json >docs/performance.md")
-            shown = set(re.findall(r"\]\(performance/([^)]+)\)", made))
-            self.assertEqual(shown, {p.name for p in Path(drawn).iterdir()})
-            committed = DOCS / "performance"
-            self.assertEqual(shown, {p.name for p in committed.iterdir()} if committed.exists() else set())
+        made = perfdoc.documents(sorted((synthetic.BENCH / "results").glob("*.json")))
+        again = "scripts/in-root python3 bench/perfdoc.py --into docs bench/results/*.json"
+        for name, text in made.items():
+            with self.subTest(name):
+                self.assertTrue((DOCS / name).exists() and (DOCS / name).read_text(encoding="utf-8") == text, f"docs/{name}: {again}")
+        self.assertEqual({f"performance/{p.name}" for p in (DOCS / "performance").iterdir()} | {"performance.md"}, set(made), again)
 
-    def test_a_set_comes_first_with_plots_payers_and_claims(self):
+    def made_of(self, *results):
+        """The documents of some results, by the names of their files."""
+        with tempfile.TemporaryDirectory() as d:
+            for name, data in results:
+                Path(d, name).write_text(json.dumps(data))
+            return perfdoc.documents([Path(d, name) for name, _ in results])
+
+    def test_each_page_answers_one_question_and_is_linked(self):
         data = synthetic.result()
         data["cells"] = [c for c in data["cells"] if c["path"] in ("raw", "kernel loop", "program", "server")]
         data["absent"] = [{"path": "a|b", "why": "a pipe"}]
+        made = self.made_of(("quick-test.json", data), ("run.json", synthetic.run()))
+        pages = {name for name in made if name.endswith(".md")} - {"performance.md"}
+        self.assertEqual({f"performance/{p}" for p in re.findall(r"\]\(performance/([^)]+\.md)\)", made["performance.md"])}, pages)
+        for name in pages:
+            self.assertRegex(made[name].splitlines()[3], r"^# .*\?$", name)
+        shown = {f"performance/{svg}" for text in made.values() for svg in re.findall(r"\]\((?:performance/)?([^)]+\.svg)\)", text)}
+        self.assertEqual(shown, {name for name in made if name.endswith(".svg")})
+        self.assertIn("performance/quick-test-null-blk-block-size.svg", made)
+        self.assertIn("Who pays, read 4k QD1", made["performance/paths.md"])
+        self.assertIn("12.5 % -> 1 %", made["performance/claims.md"])
+        self.assertIn("a\\|b", made["performance/paths.md"])
+
+    def test_what_costs_more_comes_first(self):
+        run = synthetic.run()
+        front = self.made_of(("run.json", run))["performance.md"]
+        self.assertIn("No program costs more", front)
+        for cell in run["cells"]:
+            if (cell["path"], cell["engine"]) == ("dm-linear", "libaio"):
+                cell["insns_per_io"] = 5000.0
+        run["checks"] = limits.judge_cells(run["cells"])
+        front = self.made_of(("run.json", run))["performance.md"]
+        self.assertLess(front.index("8 over the limit of 1**"), front.index("| one disk | dm-linear |"))
+        self.assertRegex(front, r"\| one disk \| dm-linear \| .* \| \*\*1\.\d+\*\* \|")
+
+    def test_written_pages_leave_nothing_stale(self):
         with tempfile.TemporaryDirectory() as d:
-            source, drawn = Path(d, "quick-test.json"), Path(d, "svg")
-            source.write_text(json.dumps(data))
-            old = synthetic.BENCH / "results" / "module-7.2.12.json"
-            made = perfdoc.document([old, source], drawn)
-            self.assertEqual(made, perfdoc.document([old, source]), "the same without writing plots")
-            self.assertLess(made.index("quick set"), made.index("module-7.2.12.json"))
-            self.assertEqual({p.name for p in drawn.iterdir()}, set(re.findall(r"\]\(performance/([^)]+)\)", made)))
-            self.assertIn("quick-test-null-blk-block-size.svg", made)
-            self.assertIn("Who pays, read 4k QD1", made)
-            self.assertIn("12.5 % -> 1 %", made)
-            self.assertIn("a\\|b", made)
+            perfdoc.write({"performance.md": "a\n", "performance/old.md": "b\n"}, d)
+            perfdoc.write({"performance.md": "c\n", "performance/new.md": "d\n"}, d)
+            self.assertEqual({p.name for p in Path(d, "performance").iterdir()}, {"new.md"})
 
     def test_old_results_are_rendered(self):
         for file in sorted((synthetic.BENCH / "results").glob("*.json")):
