@@ -96,7 +96,7 @@ def have_module(name):
 NULL_BLK = {"irqmode": 0, "queue_mode": 2, "blocksize": 512, "submit_queues": 1, "hw_queue_depth": 128, "max_sectors": 1024}
 
 
-def null_blk(name, size_mib, memory_backed):
+def null_blk(name, size_mib, memory_backed, **more):
     """A null_blk device that completes inline (irqmode 0)."""
     have_module("configfs")
     subprocess.run(["modprobe", "-q", "null_blk", "nr_devices=0"], check=False)
@@ -105,7 +105,7 @@ def null_blk(name, size_mib, memory_backed):
     d = CONFIGFS / "nullb" / name
     try:
         d.mkdir()
-        for attr, value in {**NULL_BLK, "size": size_mib, "memory_backed": memory_backed, "power": 1}.items():
+        for attr, value in {**NULL_BLK, "size": size_mib, "memory_backed": memory_backed, **more, "power": 1}.items():
             (d / attr).write_text(str(value))
     except OSError as e:
         raise Failed(f"{d}: {e.strerror}: has this kernel null_blk?") from e
@@ -210,12 +210,12 @@ def no_scheduler(node):
 
 
 class Ublk:
-    """A ublk device of ours over a file or block device, or with none of the null target."""
+    """A ublk device of ours over a file or block device, or with none of the null target, or of a target with options of its own."""
 
-    def __init__(self, file, *options, data_path="copy", queues=1, depth=128):
+    def __init__(self, file, *options, data_path="copy", queues=1, depth=128, target=None):
         have_module("ublk_drv")
         # several paths have one backing; and each is to be a disk with a cache, whatever that of null_blk is
-        target = ["-t", "loop", "-f", file, "--shared", "--write-back"] if file else ["-t", "null"]
+        target = target or (["-t", "loop", "-f", file, "--shared", "--write-back"] if file else ["-t", "null"])
         info = ublk("add", *target, "-q", queues, "-d", depth, "--data-path", data_path, *options)
         self.id = info["dev_id"]
         self.node = wait_for(info["block"])

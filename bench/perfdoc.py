@@ -68,6 +68,10 @@ KEPT = """What device mapper and md keep that programs do not, and what of it is
 Programs keep state in maps, which are gone with the machine. What must survive a crash belongs into the server. So a ratio against
 dm-snapshot or dm-thin would compare different things, and none is promised."""
 
+SCALING = """4k reads, 32 in flight on each of two processors, of one device, by a generator on each; beside what one of them does alone. What counts
+is that a program scales as the raw device does: an emulated processor knows neither caches nor what moving a line between them costs. A wait
+is one that the kernel's tracepoint `lock:contention_begin` tells of, of the generators' own."""
+
 PARTS = """At QD1 each request wakes the server and puts it to sleep again, at QD32 most share that: what QD1 costs more is the waking. The null target
 at QD32 is what the block layer, the driver, the ring and its two commands take; the loop target adds its own request to the file. The
 program saves all of the first, and of the rest what is the server's."""
@@ -100,10 +104,10 @@ class Source:
         self.kind = self.data.get("set") or ("run" if "null_blk" in self.data["backings"] else "peers")
         self.plots = plots.all_plots(self.result) if self.data.get("set") else []
 
-    def heading(self):
+    def heading(self, what=None):
         host = self.data.get("host") or {}
         machine = ", ".join(v for v in (host.get("qemu"), f"host {host['cpu']}" if host.get("cpu") else None) if v)
-        return (f"## Linux {self.data['kernel']}, {self.data.get('face')}\n\n{self.result.rounds} rounds, medians, {self.result.unit_name} per I/O. "
+        return (f"## Linux {self.data['kernel']}, {self.data.get('face')}\n\n{what or f'{self.result.rounds} rounds, medians, {self.result.unit_name} per I/O'}. "
                 f"Commit {host.get('commit')}, {str(host.get('when'))[:10]}, {machine}; `{self.stem}.json`.")
 
     def notes(self):
@@ -208,6 +212,13 @@ def limits_page(sources):
     return out
 
 
+def processors_page(sources):
+    out = []
+    for s in (s for s in sources if s.data.get("scaling")):
+        out += [s.heading(f"{s.data['settings']['rounds']} rounds, the best"), report.markdown(escaped(report.scaling_rows(s.data)))]
+    return [SCALING] + out if out else []
+
+
 # name, question, what the page says of it in one line, what it is made of
 PAGES = [
     ("mapping", "What does a mapping cost, beside device mapper and md?",
@@ -222,6 +233,8 @@ PAGES = [
     ("devices", "What do many devices cost?",
      "Sixteen and more devices at once, each with I/O of its own.",
      lambda sources: set_pages(sources, ("full", "device"), lambda b: True)),
+    ("processors", "Do two submitters on two processors scale?",
+     "Two processors of an emulator, each with a generator of its own; time, not instructions.", processors_page),
     ("claims", "What have others published of ublk's speed, and what is measured here?", "Six claims, measured again.", claims_page),
     ("limits", "Which limits are promised, and do they hold?", "Every check of every result; a run fails where one is broken.", limits_page),
     ("method", "What is counted, and what is not?", "Instructions that an emulated machine executes per I/O: work, not time.", lambda sources: [METHOD]),

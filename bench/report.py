@@ -49,6 +49,16 @@ def cell_rows(result, backing, engine="io_uring", fits=lambda path: True):
     return rows
 
 
+def scaling_rows(result):
+    """What bench/run --two measured."""
+    rows = [["path", "queues", "IOPS, one submitter", "two", "two over one", "waits for a lock per 1000 I/Os, two"]]
+    for s in result["scaling"]:
+        waits = s["waits_per_1000_ios"]
+        rows.append([s["path"], f"{s['queues']}", thousands(s["iops_one"]), thousands(s["iops_two"]), f"{s['scales']:.2f}",
+                     "" if waits is None else f"{waits:g}"])
+    return rows
+
+
 def check_rows(result):
     rows = [["what", "where", "value", "limit", ""]]
     for c in result["checks"]:

@@ -146,6 +146,13 @@ class Document(unittest.TestCase):
         self.assertLess(front.index("8 over the limit of 1**"), front.index("| one disk | dm-linear |"))
         self.assertRegex(front, r"\| one disk \| dm-linear \| .* \| \*\*1\.\d+\*\* \|")
 
+    def test_two_processors_have_a_page_of_their_own(self):
+        data = {name: v for name, v in synthetic.run().items() if name not in ("cells", "checks")}
+        scaling = [{"path": "program", "queues": 2, "iops_one": 100000, "iops_two": 190000, "scales": 1.9, "waits_per_1000_ios": None}]
+        made = self.made_of(("two.json", {**data, "set": "two", "cells": [], "checks": [], "scaling": scaling}))
+        self.assertIn("| program | 2 | 100.0k | 190.0k | 1.90 |  |", made["performance/processors.md"])
+        self.assertNotIn("performance/processors.md", self.made_of(("run.json", synthetic.run())))
+
     def test_written_pages_leave_nothing_stale(self):
         with tempfile.TemporaryDirectory() as d:
             perfdoc.write({"performance.md": "a\n", "performance/old.md": "b\n"}, d)
