@@ -54,6 +54,7 @@ ublk_bpf_alloc_att(struct ublk_bpf_dev *bd, const struct ublk_bpf_attach *arg)
 	att->bd = bd;
 	att->flags = arg->flags;
 	att->rescued = true;
+	att->reg = arg->nr_files;
 
 	ret = ublk_bpf_get_progs(att, arg);
 	if (ret)
@@ -70,6 +71,7 @@ ublk_bpf_alloc_att(struct ublk_bpf_dev *bd, const struct ublk_bpf_attach *arg)
 		if (ret)
 			goto free;
 		att->stacked |= att->files[i].stacked;
+		att->reg &= att->files[i].reg;
 		att->rescued &= !att->files[i].reg && !att->files[i].stacked;
 	}
 	return att;

@@ -1,13 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Shared by the parts of the engine: ublk_bpf.c attaches, ublk_bpf_file.c says
- * which files can be attached, ublk_bpf_retire.c lets go of what was replaced,
- * ublk_bpf_work.c has the workers, ublk_bpf_queue.c is where requests come in,
- * and go out, ublk_bpf_plan.c checks what the program plans, ublk_bpf_exec.c,
- * ublk_bpf_inline.c and ublk_bpf_bio.c execute the plan, ublk_bpf_complete.c
- * asks the completion program what it came to, and one of ublk_bpf_prog_type.c
- * and ublk_bpf_struct_ops.c makes programs known to the verifier. A stock
- * kernel needs ublk_bpf_intercept.c for bios.
+ * Shared by the parts of the engine. ublk_bpf.c attaches, _file.c says which
+ * files can be attached, _retire.c lets go of what was replaced, _work.c has the
+ * workers. _queue.c is where requests come in, and go out, _plan.c checks what
+ * the program plans, _exec.c, _inline.c and _bio.c execute it, _complete.c asks
+ * the completion program. _prog_type.c or _struct_ops.c makes programs known to
+ * the verifier. A stock kernel needs _intercept.c for bios.
  */
 #ifndef UBLK_BPF_INT_H
 #define UBLK_BPF_INT_H
@@ -121,6 +119,7 @@ struct ublk_bpf_epoch {
  * @forget:	do not sync the files: no FLUSH will come
  * @stacked:	one of @files is
  * @rescued:	none of @files enters a file system, and none is stacked
+ * @reg:	all @files are regular
  * @files:	what SQEs index
  */
 struct ublk_bpf_att {
@@ -134,6 +133,7 @@ struct ublk_bpf_att {
 	bool			forget;
 	bool			stacked;
 	bool			rescued;
+	bool			reg;
 	struct ublk_bpf_file	files[UBLK_BPF_MAX_FILES];
 	struct ublk_bpf_home	*home;
 	spinlock_t		lock;	/* @epochs */

@@ -20,6 +20,7 @@
 struct ublk_bpf_cache {
 	struct ublk_bpf_req	*reqs[UBLK_BPF_NR_CACHED];
 	unsigned int		nr;
+	sector_t		next;	/* see ublk_bpf_is_in_a_row() */
 };
 
 static DEFINE_PER_CPU(struct ublk_bpf_cache, ublk_bpf_cached);
@@ -475,6 +476,21 @@ static bool ublk_bpf_is_long(const struct bio *bio)
 }
 
 /*
+ * A block device merges our bios with others, a file merges nothing. So what
+ * comes one after the other, with more to come by the submitter's plug, is to
+ * be merged as requests. A wrong guess only costs instructions, so nobody minds
+ * that we may be moved to another processor, or that devices share ->next.
+ */
+static bool ublk_bpf_is_in_a_row(const struct bio *bio)
+{
+	struct ublk_bpf_cache *c = raw_cpu_ptr(&ublk_bpf_cached);
+	const sector_t next = READ_ONCE(c->next);
+
+	WRITE_ONCE(c->next, bio_end_sector(bio));
+	return bio->bi_iter.bi_sector == next;
+}
+
+/*
  * Returns what is to become a request: NULL if it is ours, else the bio, or
  * the first part of it. The caller has entered the queue.
  */
@@ -489,6 +505,9 @@ struct bio *ublk_bpf_queue_bio(struct ublk_bpf_dev *bd, struct bio *bio,
 	u32 verdict;
 
 	if (refuse || !ublk_bpf_likes_bio(bio))
+		return bio;
+	if (READ_ONCE(bd->merge) && current->plug &&
+	    ublk_bpf_is_in_a_row(bio))
 		return bio;
 	if (unlikely(ublk_bpf_is_long(bio))) {
 		split = true;

@@ -328,6 +328,7 @@ struct ublk_bpf_att *ublk_bpf_set_epoch(struct ublk_bpf_dev *bd,
 	/* whoever sees the new pointer sees that something is owed */
 	last = rcu_replace_pointer(bd->epoch, epoch,
 				   lockdep_is_held(&ublk_bpf_lock));
+	WRITE_ONCE(bd->merge, att && att->reg);
 	if (bd->sees_bios != sees_bios) {
 		WRITE_ONCE(bd->sees_bios, sees_bios);
 		if (bd->disk)

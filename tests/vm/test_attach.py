@@ -199,6 +199,23 @@ def test_raw_device_is_served_in_the_submitters_context(lab):
     assert counters["deferred"] <= counters["sqes"] // 20
 
 
+@pytest.mark.parametrize("rw", ["read", "write"])
+def test_what_comes_in_a_row_is_merged_for_a_file(lab, rw):
+    """A file merges nothing by itself; what comes at random stays bios."""
+    device = lab.add("loop", lab.ext4_file(8, sparse=False))
+    device.attach("loop")
+    job = {"bs": "4k", "size": 4 * MIB, "iodepth": 32, "iodepth_batch": 32, "iodepth_batch_complete_min": 32, "iodepth_low": 1}
+
+    def requests_of(kind):
+        before = device.counters()["redirected"]
+        ios = sum(fio(device.path, rw=kind, **job)[op]["total_ios"] for op in ("read", "write"))
+        return (device.counters()["redirected"] - before) / ios
+
+    assert requests_of(rw) < 0.5
+    assert requests_of(f"rand{rw}") > 0.9
+    assert device.counters()["bios"] > 0
+
+
 def test_driver_data_of_a_request_is_small(lab):
     if os.path.exists("/proc/lockdep"):
         pytest.skip("lockdep keeps its maps in the work items of a request's driver data")
