@@ -65,6 +65,8 @@ KEPT = """What device mapper and md keep that programs do not, and what of it is
 | dm-snapshot | which chunks were copied, on disk before a write is done | chunks that were copied before | nothing that survives a crash |
 | dm-thin | a transactional tree of blocks, checked by checksums | blocks that were allocated before | nothing that survives a crash |
 
+An I/O of 64k on dm-snapshot is sixteen, as its chunks are of 4 KiB.
+
 Programs keep state in maps, which are gone with the machine. What must survive a crash belongs into the server. So a ratio against
 dm-snapshot or dm-thin would compare different things, and none is promised."""
 

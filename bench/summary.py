@@ -88,8 +88,9 @@ def _said(found):
         unit = f" {checks[0]['unit']}" if checks[0]["unit"] else ""
         between = f"{values[0]:g}" + (f" to {values[-1]:g}" if values[-1] != values[0] else "") + unit
         where = ", ".join(dict.fromkeys(c["where"].partition(", ")[2] for c in checks))
-        broken = sum(not c["ok"] for c in checks)
-        lines.append(f"- {name}: {between} ({backing}{': ' if where else ''}{where}; {face})" + (f", **{broken} over the limit of {checks[0]['limit']:g}**" if broken else ""))
+        broken = [c for c in checks if not c["ok"]]
+        over = " and ".join(dict.fromkeys(f"{c['limit']:g}" for c in broken))
+        lines.append(f"- {name}: {between} ({backing}{': ' if where else ''}{where}; {face})" + (f", **{len(broken)} over the limit of {over}**" if broken else ""))
     return ["What costs more than what it is compared with, or than it may:", "\n".join(lines)]
 
 
