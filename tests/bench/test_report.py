@@ -165,7 +165,8 @@ class Document(unittest.TestCase):
             if not data.get("set"):
                 with self.subTest(file.name):
                     text = report.text(data)
-                    self.assertIn(f"{len(data['checks'])} limits, 0 broken", text)
+                    broken = sum(not c["ok"] for c in data["checks"])
+                    self.assertIn(f"{len(data['checks'])} limits, {broken} broken", text)
                     self.assertTrue(all(c["path"] in text for c in data["cells"]))
 
 
