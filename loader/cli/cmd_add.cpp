@@ -146,6 +146,9 @@ Result<AddRequest> add_request(const AddOptions& options) {
     return fail(EINVAL, "--max-io {}: is no multiple of 4096 up to 32M",
                 options.max_io);
   spec.max_io_bytes = static_cast<uint32_t>(max_io);
+  spec.chunk_bytes = TRY(size_option("--chunk", options.chunk));
+  if (!options.chunk.empty() && spec.chunk_bytes == 0)
+    return fail(EINVAL, "--chunk {}: is not a size", options.chunk);
   spec.read_only = options.read_only;
   spec.buffered = options.buffered;
   spec.write_back = options.write_back;
@@ -217,6 +220,9 @@ void define_add(Arguments& command, Options& options) {
                  "logical block size, 512 to 4096 (0: the least that the file "
                  "allows)");
   command.text("--max-io", add.max_io, "SIZE", "largest request");
+  command.text("--chunk", add.chunk, "SIZE",
+               "no read or write crosses a multiple of it, which has to be one "
+               "of the block size: for programs that place data by chunk");
   command.flag("--read-only", add.read_only, "nothing can be written");
   command.flag("--buffered,--buffered_io", add.buffered,
                "through the page cache, not O_DIRECT");

@@ -29,6 +29,7 @@ struct AddOptions {
   std::string offset;
   uint32_t block_size = 0;
   std::string max_io = "1M";
+  std::string chunk;
   bool read_only = false;
   bool buffered = false;
   bool write_back = false;

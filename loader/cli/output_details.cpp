@@ -40,6 +40,7 @@ json params_to_json(const ublk_params& params) {
       {"physical_block_size", uint64_t{1} << basic.physical_bs_shift},
       {"io_min_bytes", uint64_t{1} << basic.io_min_shift},
       {"io_opt_bytes", uint64_t{1} << basic.io_opt_shift},
+      {"chunk_bytes", uint64_t{basic.chunk_sectors} << 9},
       {"rotational", has(UBLK_ATTR_ROTATIONAL)},
       {"volatile_cache", has(UBLK_ATTR_VOLATILE_CACHE)},
       {"fua", has(UBLK_ATTR_FUA)},

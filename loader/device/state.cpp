@@ -75,6 +75,7 @@ json target_to_json(const TargetSpec& spec) {
               {"offset_bytes", spec.offset_bytes},
               {"block_bytes", spec.block_bytes},
               {"max_io_bytes", spec.max_io_bytes},
+              {"chunk_bytes", spec.chunk_bytes},
               {"read_only", spec.read_only},
               {"buffered", spec.buffered},
               {"write_back", spec.write_back},
@@ -126,6 +127,8 @@ TargetSpec target_from_json(const json& from) {
   spec.faults = from.value("faults", std::vector<std::string>());
   spec.fill = from.value("fill", true);
   spec.write_back = from.value("write_back", false);
+  if (from.contains("chunk_bytes"))
+    get_number(from, "chunk_bytes", spec.chunk_bytes);
   if (const auto it = from.find("identities"); it != from.end())
     for (const json& one : it->get_ref<const json::array_t&>())
       spec.identities.push_back(identity_from_json(one));

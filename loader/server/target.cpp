@@ -11,7 +11,22 @@ namespace ublk {
 namespace {
 constexpr std::array<const TargetOps*, 3> kTargets = {
     &kNullTarget, &kLoopTarget, &kFaultTarget};
+
+// The driver takes any number. What is no multiple of a block would make the
+// block layer split requests within one, which it then fails.
+Result<void> check_chunk(const TargetSpec& spec,
+                         const ublk_param_basic& basic) {
+  const uint64_t block = uint64_t{1} << basic.logical_bs_shift;
+  if (spec.chunk_bytes % block)
+    return fail(EINVAL, "--chunk {}: is not a multiple of the block size {}",
+                spec.chunk_bytes, block);
+  if (spec.chunk_bytes >> kSectorShift > UINT32_MAX)
+    return fail(EINVAL, "--chunk {}: is more than the driver's 2T",
+                spec.chunk_bytes);
+  return {};
 }
+
+}  // namespace
 
 std::span<const TargetOps* const> all_targets() { return kTargets; }
 
@@ -54,6 +69,7 @@ Result<Target> open_target(const TargetSpec& spec) {
   if (!file_ops->takes_file && !spec.files.empty())
     return fail(EINVAL, "target {}: takes no file", spec.type);
   TRY(target.ops->init(target));
+  TRY(check_chunk(spec, target.params.basic));
   return target;
 }
 
@@ -72,6 +88,8 @@ void set_basic_params(Target& target, uint64_t size_bytes,
   basic.io_min_shift = shift;
   basic.io_opt_shift = shift;
   basic.max_sectors = target.spec.max_io_bytes >> kSectorShift;
+  basic.chunk_sectors =
+      static_cast<uint32_t>(target.spec.chunk_bytes >> kSectorShift);
   basic.dev_sectors =
       (size_bytes & ~(uint64_t{block_bytes} - 1)) >> kSectorShift;
 }

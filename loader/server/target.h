@@ -29,6 +29,7 @@ struct TargetSpec {
   uint64_t offset_bytes = 0;  // of the device's first byte in the file
   uint32_t block_bytes = 0;   // 0: the smallest that the file allows
   uint32_t max_io_bytes = 0;
+  uint64_t chunk_bytes = 0;  // no request crosses a multiple of it; 0: no such
   bool read_only = false;
   bool buffered = false;
   bool write_back = false;  // has a cache to flush, even if the file has none

@@ -151,11 +151,12 @@ TEST(Add, HasDefaults) {
 }
 
 TEST(Add, TakesEverything) {
-  const auto request = add(
-      {"-t",          "loop",       "-f",           "/x",   "-n",       "3",
-       "-q",          "2",          "-d",           "64",   "--size",   "1G",
-       "--offset",    "4K",         "--block-size", "4096", "--max-io", "64K",
-       "--read-only", "--buffered", "--no-bpf"});
+  const auto request =
+      add({"-t",       "loop",     "-f",       "/x",          "-n",
+           "3",        "-q",       "2",        "-d",          "64",
+           "--size",   "1G",       "--offset", "4K",          "--block-size",
+           "4096",     "--max-io", "64K",      "--read-only", "--buffered",
+           "--no-bpf", "--chunk",  "256K"});
   ASSERT_TRUE(request) << request.error().line();
   EXPECT_EQ(request->dev_id, 3U);
   EXPECT_EQ(request->nr_hw_queues, 2);
@@ -167,6 +168,7 @@ TEST(Add, TakesEverything) {
   EXPECT_EQ(spec.offset_bytes, 4096U);
   EXPECT_EQ(spec.block_bytes, 4096U);
   EXPECT_EQ(spec.max_io_bytes, 65536U);
+  EXPECT_EQ(spec.chunk_bytes, 262144U);
   EXPECT_TRUE(spec.read_only);
   EXPECT_TRUE(spec.buffered);
 }

@@ -22,6 +22,7 @@ DeviceState sample() {
                   .offset_bytes = 4096,
                   .block_bytes = 512,
                   .max_io_bytes = 1 << 20,
+                  .chunk_bytes = 256 << 10,
                   .read_only = true,
                   .buffered = false};
   state.attached = AttachedState{.prog_id = 7,
@@ -49,6 +50,7 @@ TEST(State, ComesBackAsItWasWritten) {
   ASSERT_TRUE(back) << back.error().line();
   EXPECT_EQ(state_to_json(*back), state_to_json(sample()));
   EXPECT_EQ(back->target.files, sample().target.files);
+  EXPECT_EQ(back->target.chunk_bytes, sample().target.chunk_bytes);
   EXPECT_EQ(back->attached->knobs, sample().attached->knobs);
 }
 

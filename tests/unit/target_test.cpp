@@ -279,6 +279,23 @@ TEST(OpenTarget, RefusesASizeThatIsNoMultipleOfTheBlockSize) {
   EXPECT_EQ(target.error().code(), EINVAL);
 }
 
+TEST(OpenTarget, ChunksAreWholeBlocks) {
+  TargetSpec spec = loop_spec(image(1 << 20));
+  EXPECT_EQ(open_target(spec)->params.basic.chunk_sectors, 0U);
+  spec.block_bytes = 4096;
+  // Not only powers of two.
+  spec.chunk_bytes = 3 * 4096;
+  EXPECT_EQ(open_target(spec)->params.basic.chunk_sectors, 24U);
+  for (const uint64_t bytes : {4096ULL + 512, 4ULL << 40}) {
+    spec.chunk_bytes = bytes;
+    const auto target = open_target(spec);
+    ASSERT_FALSE(target) << bytes;
+    EXPECT_EQ(target.error().code(), EINVAL);
+    EXPECT_TRUE(target.error().line().contains(fmt("--chunk {}", bytes)))
+        << target.error().line();
+  }
+}
+
 TEST(OpenTarget, NeedsRoomForABlock) {
   TargetSpec spec = spec_of("null", {});
   spec.size_bytes = 100;
