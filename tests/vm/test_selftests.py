@@ -130,7 +130,7 @@ def run(script, directory):
         "PATH": f"{directory}/bin:{os.environ['PATH']}",
         "TMPDIR": str(tmp),
         "UBLK_BPF": cli.COMMAND,
-        "UBLK_BPF_TEST_OBJ_DIR": str(cli.TEST_OBJ_DIR),
+        "UBLK_BPF_OBJ_DIR": str(cli.OBJ_DIR),
         "UBLK_BPF_LEFT_OUT": str(left_out),
     }
     limit = SLOW_SECONDS if SLOW.match(script) else SECONDS
@@ -191,7 +191,7 @@ def test_script(script, suite, record_property, capfd):
 def test_a_stripe_has_the_chunks_of_kublk(lab):
     """Otherwise what the scripts write all lands in one file, and passes."""
     files = [lab.file(lab.tmp, 4 * MIB) for _ in range(2)]
-    environment = {**os.environ, "UBLK_BPF": cli.COMMAND, "UBLK_BPF_TEST_OBJ_DIR": str(cli.TEST_OBJ_DIR)}
+    environment = {**os.environ, "UBLK_BPF": cli.COMMAND, "UBLK_BPF_OBJ_DIR": str(cli.OBJ_DIR)}
     subprocess.run([OURS / "kublk", "add", "-t", "stripe", *files], env=environment, check=True, capture_output=True)
     lab.cleanup(cli.ok, "del", "-a")
     data = os.urandom(8 * MIB)
