@@ -27,6 +27,12 @@ Result<AttachRequest> attach_request(uint32_t dev_id,
   if (options.pass_errors) request.flags |= UBLK_BPF_ATTACH_F_PASS_ERRORS;
   if (options.requests) request.flags |= UBLK_BPF_ATTACH_F_REQUESTS;
   request.buffered = options.buffered;
+  if (options.keep_maps && !options.replace)
+    return fail(EINVAL,
+                "--keep-maps: goes with --replace only: they are those "
+                "of the program that it takes the place of");
+  request.keep_maps = options.keep_maps;
+  request.pin_dir = options.pin_maps;
   return request;
 }
 
@@ -59,6 +65,13 @@ void define_attach(Arguments& command, Options& options) {
                "been made yet");
   command.flag("--buffered", attach.buffered,
                "through the page cache, not O_DIRECT");
+  command.text(
+      "--pin-maps", attach.pin_maps, "DIR",
+      "give its maps names in a BPF file system, DIR/ublkbN/MAP, until "
+      "detach, del or the next attach");
+  command.flag("--keep-maps", attach.keep_maps,
+               "with --replace: go on with the maps of the attached program, "
+               "which must be the same by name, type and size");
   command.footer(
       "The attachment stays when this command has ended, until detach, del or "
       "attach --replace. A completion program that the object has beside the "

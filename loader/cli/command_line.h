@@ -62,6 +62,8 @@ struct AttachOptions {
   bool pass_errors = false;
   bool requests = false;
   bool buffered = false;
+  std::string pin_maps;
+  bool keep_maps = false;
 };
 
 struct BenchOptions {

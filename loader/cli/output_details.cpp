@@ -6,6 +6,7 @@
 
 #include "cli/output.h"
 #include "sys/cpu_list.h"
+#include "sys/json_names.h"
 #include "sys/names.h"
 
 namespace ublk::cli {
@@ -52,6 +53,23 @@ json params_to_json(const ublk_params& params) {
        is(UBLK_PARAM_TYPE_DMA_ALIGN) ? uint64_t{params.dma.alignment} + 1 : 0}};
 }
 
+json maps_to_json(const DeviceDetails& details) {
+  json maps = json::array();
+  for (size_t i = 0; i < details.maps.size(); i++) {
+    const MapInfo& map = details.maps[i];
+    json& out = maps.emplace_back(json{{"id", map.id},
+                                       {"name", map.name},
+                                       {"type", map_type_name(map.type)},
+                                       {"key_bytes", map.key_bytes},
+                                       {"value_bytes", map.value_bytes},
+                                       {"max_entries", map.max_entries},
+                                       {"pinned", nullptr}});
+    if (const std::string& path = details.map_pins[i]; !path.empty())
+      put_name(out, "pinned", path);
+  }
+  return maps;
+}
+
 }  // namespace
 
 std::string features_json(uint64_t features) {
@@ -83,6 +101,7 @@ std::string info_json(const DeviceDetails& details) {
          {"affinity", thread ? json(thread->cpus) : json::array()}});
   }
   out["queues"] = queues;
+  out["maps"] = maps_to_json(details);
   return dump(out);
 }
 
@@ -98,6 +117,13 @@ std::string info_text(const DeviceDetails& details) {
     text += fmt("\n\tqueue {}: cpus {}", q, cpu_list(details.queue_cpus[q]));
     if (const QueueThread* thread = thread_of(details, q))
       text += fmt(" tid {} affinity {}", thread->tid, cpu_list(thread->cpus));
+  }
+  for (size_t i = 0; i < details.maps.size(); i++) {
+    const MapInfo& map = details.maps[i];
+    text += fmt("\n\tmap {}: id {}, {}", shown_name(map.name), map.id,
+                map_shape(map));
+    if (const std::string& path = details.map_pins[i]; !path.empty())
+      text += ", pinned " + shown_name(path);
   }
   return text;
 }

@@ -6,10 +6,13 @@
 
 #include <cerrno>
 #include <charconv>
+#include <filesystem>
 #include <memory>
+#include <optional>
 
 #include "device/device.h"
 #include "device/device_stack.h"
+#include "device/pins.h"
 #include "prog/face.h"
 #include "prog/object.h"
 #include "sys/backing.h"
@@ -266,7 +269,39 @@ Result<void> note_attached(Control& control, const StateStore& states,
   return noted;
 }
 
+// Those of the last program that this tool has attached.
+Pins pins_before(const Device& device) {
+  return device.state && device.state->attached ? device.state->attached->pins
+                                                : Pins{};
+}
+
+Result<void> keep_maps(ProgramObject& object, const Device& device) {
+  const std::string name = device_name(device.info.dev_id);
+  if (!device.bpf->prog_id)
+    return fail(ENOENT, "{}: has no program attached, whose maps could be kept",
+                name);
+  const auto maps = TRY_IN(name, maps_of_attached(*device.bpf));
+  return object.keep_maps(maps);
+}
+
+// Maps that are kept stay where they are pinned.
+Result<std::optional<NewPins>> make_pins(const ProgramObject& object,
+                                         const Device& device,
+                                         const AttachRequest& request) {
+  std::string dir = request.pin_dir;
+  if (dir.empty() && request.keep_maps && !pins_before(device).dir.empty())
+    dir = std::filesystem::path(pins_before(device).dir).parent_path();
+  if (dir.empty()) return std::nullopt;
+  const auto maps = TRY(object.maps());
+  return TRY_IN("--pin-maps", NewPins::create(dir, request.dev_id, maps));
+}
+
 }  // namespace
+
+Result<std::vector<MapInfo>> maps_of_attached(const ublk_bpf_info& info) {
+  const uint32_t halves[] = {info.prog_id, info.complete_id};
+  return maps_of_program_ids(halves);
+}
 
 Result<std::chrono::nanoseconds> attach_program(Control& control,
                                                 const StateStore& states,
@@ -288,7 +323,9 @@ Result<std::chrono::nanoseconds> attach_program(Control& control,
                          .object = absolute(request.object),
                          .files = {},
                          .knobs = object.knobs().values()};
+  if (request.keep_maps) TRY(keep_maps(object, device));
   TRY(object.load(program));
+  auto pins = TRY(make_pins(object, device, request));
 
   ublk_bpf_attach arg{};
   arg.prog_fd = object.fd();
@@ -310,6 +347,8 @@ Result<std::chrono::nanoseconds> attach_program(Control& control,
     if (!info || info->prog_id != attached.prog_id)
       return std::unexpected(explain_attach(std::move(done).error(), request));
   }
+  if (pins) attached.pins = TRY_IN("the program is attached", pins->publish());
+  remove_pins(pins_before(device), attached.pins);
   TRY(note_attached(control, states, request.dev_id, std::move(attached)));
   if (!done)
     TRY(explain_done(control, request.dev_id, std::move(done).error(),
@@ -328,6 +367,7 @@ Result<void> detach_program(Control& control, const StateStore& states,
     const auto info = control.bpf_info(dev_id);
     if (!info || info->prog_id) return done;
   }
+  remove_pins(pins_before(device));
   TRY(note_attached(control, states, dev_id, std::nullopt));
   if (!done)
     return explain_done(control, dev_id, std::move(done).error(),

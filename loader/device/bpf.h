@@ -9,6 +9,7 @@
 
 #include "ctrl/control.h"
 #include "device/state.h"
+#include "prog/maps.h"
 #include "sys/error.h"
 
 namespace ublk {
@@ -21,6 +22,8 @@ struct AttachRequest {
   std::vector<std::pair<std::string, std::string>> knobs;
   uint32_t flags = 0;  // UBLK_BPF_ATTACH_F_*
   bool buffered = false;
+  std::string pin_dir;     // in a BPF file system; "": maps are not pinned
+  bool keep_maps = false;  // those of the program that is replaced
   // The target's file may be another one than the device was added with.
   bool changed_file = false;
 };
@@ -41,6 +44,9 @@ Result<void> detach_program(Control& control, const StateStore& states,
 // attached and serves on.
 Result<void> drain_program(Control& control, const StateStore& states,
                            uint32_t dev_id);
+
+// That the attached program uses, by id. EPERM: takes CAP_SYS_ADMIN.
+Result<std::vector<MapInfo>> maps_of_attached(const ublk_bpf_info& info);
 
 // UBLK_BPF_VERSION of the kernel that has told this.
 uint32_t bpf_version(const ublk_bpf_info& info);

@@ -11,6 +11,8 @@
 #include <filesystem>
 #include <sstream>
 
+#include "device/bpf.h"
+#include "device/pins.h"
 #include "server/queue.h"
 #include "sys/cpu_list.h"
 #include "sys/process.h"
@@ -140,6 +142,12 @@ Result<DeviceDetails> describe_closely(Control& control,
   if (details.device.server)
     details.threads =
         queue_threads(info.ublksrv_pid, dev_id, info.nr_hw_queues);
+  if (const auto& bpf = details.device.bpf; bpf && bpf->prog_id) {
+    details.maps = maps_of_attached(*bpf).value_or(std::vector<MapInfo>());
+    const AttachedState* attached = details.device.attached();
+    details.map_pins =
+        pinned_paths(attached ? attached->pins : Pins{}, details.maps);
+  }
   return details;
 }
 

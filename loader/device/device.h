@@ -8,6 +8,7 @@
 #include "ctrl/control.h"
 #include "device/server_process.h"
 #include "device/state.h"
+#include "prog/maps.h"
 #include "sys/error.h"
 
 namespace ublk {
@@ -54,6 +55,9 @@ struct DeviceDetails {
   Device device;
   std::vector<std::vector<uint16_t>> queue_cpus{};  // the driver's, by q_id
   std::vector<QueueThread> threads{};
+  // Of the attached program; none for a user who may not see them.
+  std::vector<MapInfo> maps{};
+  std::vector<std::string> map_pins{};  // their paths, "" without
 };
 Result<DeviceDetails> describe_closely(Control& control,
                                        const StateStore& states,

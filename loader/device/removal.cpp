@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "device/lifecycle.h"
+#include "device/pins.h"
 #include "device/server_process.h"
 #include "device/users.h"
 #include "sys/text_file.h"
@@ -207,11 +208,12 @@ Result<void> remove_one(Control& control, const StateStore& states,
   const auto info = control.info(dev_id);
   if (!info) {
     // What an unclean end has left of it.
-    if (info.error().code() == ENODEV) TRY(states.remove(dev_id, ""));
+    if (info.error().code() == ENODEV) TRY(forget(states, dev_id, ""));
     return std::unexpected(info.error());
   }
   const auto state = states.load(dev_id);
   const std::string instance = state ? state->instance : "";
+  const Pins pins = state && state->attached ? state->attached->pins : Pins{};
   const ServerProcess* server = servers.find(*info);
   TRY(end(control, *info, server, options, "del"));
   Watchdog watch(dev_id, server, options);
@@ -225,10 +227,18 @@ Result<void> remove_one(Control& control, const StateStore& states,
                      : watch.judge(control.remove(dev_id, tick));
   // The server may have been told to end too, and have deleted it itself.
   if (!removed && removed.error().code() != ENODEV) return removed;
+  remove_pins(pins);
   return states.remove(dev_id, instance);
 }
 
 }  // namespace
+
+Result<void> forget(const StateStore& states, uint32_t dev_id,
+                    const std::string& instance) {
+  if (const auto state = states.load(dev_id); state && state->attached)
+    remove_pins(state->attached->pins);
+  return states.remove(dev_id, instance);
+}
 
 Result<void> stop_device(Control& control, uint32_t dev_id, bool driver_checks,
                          const EndOptions& options) {

@@ -142,6 +142,10 @@ AttachedState attached_from_json(const json& from) {
   get_name(from, "object", attached.object);
   get_names(from, "files", attached.files);
   from.at("knobs").get_to(attached.knobs);
+  if (from.contains("pin_dir")) {
+    get_name(from, "pin_dir", attached.pins.dir);
+    get_names(from, "pins", attached.pins.names);
+  }
   return attached;
 }
 
@@ -186,6 +190,10 @@ std::string state_to_json(const DeviceState& state) {
                                   {"knobs", attached->knobs}};
     put_name(to, "object", attached->object);
     put_names(to, "files", attached->files);
+    if (!attached->pins.dir.empty()) {
+      put_name(to, "pin_dir", attached->pins.dir);
+      put_names(to, "pins", attached->pins.names);
+    }
   }
   return out.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
 }

@@ -19,6 +19,12 @@ namespace ublk {
 std::string state_dir();
 inline constexpr int kStateVersion = 1;
 
+// Files of a BPF file system that keep a program's maps reachable by name.
+struct Pins {
+  std::string dir;  // absolute, of this device alone; "": none
+  std::vector<std::string> names;
+};
+
 // What the kernel does not remember about an attached program.
 struct AttachedState {
   uint32_t prog_id = 0;  // the rest is valid while the kernel has the same
@@ -26,6 +32,7 @@ struct AttachedState {
   std::string object;                        // absolute path
   std::vector<std::string> files;            // absolute paths
   std::map<std::string, std::string> knobs;  // JSON values
+  Pins pins{};
 };
 
 // What the kernel does not remember about a device: N.json.

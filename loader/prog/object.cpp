@@ -262,6 +262,79 @@ Result<std::vector<bpf_program*>> ProgramObject::select(
   return halves;
 }
 
+namespace {
+
+MapInfo shape_of(const bpf_map* map) {
+  return {.name = bpf_map__name(map),
+          .type = bpf_map__type(map),
+          .key_bytes = bpf_map__key_size(map),
+          .value_bytes = bpf_map__value_size(map),
+          .max_entries = bpf_map__max_entries(map),
+          .flags = bpf_map__map_flags(map)};
+}
+
+// As the kernel cuts it off. The variables of an object are named for its
+// file, which the next version may have another name for.
+std::string name_in_kernel(const std::string& name) {
+  for (const char* section : {".bss", ".data"})
+    if (name.ends_with(section)) return section;
+  return name.substr(0, BPF_OBJ_NAME_LEN - 1);
+}
+
+bool same_shape(const MapInfo& one, const MapInfo& other) {
+  return one.type == other.type && one.key_bytes == other.key_bytes &&
+         one.value_bytes == other.value_bytes &&
+         one.max_entries == other.max_entries && one.flags == other.flags;
+}
+
+}  // namespace
+
+bpf_map* ProgramObject::find_map(const std::string& name) const {
+  bpf_map* map;
+  bpf_object__for_each_map(map, object_.get()) {
+    if (bpf_map__type(map) != BPF_MAP_TYPE_STRUCT_OPS &&
+        name_in_kernel(bpf_map__name(map)) == name_in_kernel(name))
+      return map;
+  }
+  return nullptr;
+}
+
+bool ProgramObject::has_map(const std::string& name) const {
+  return find_map(name) != nullptr;
+}
+
+Result<void> ProgramObject::use_map(const MapInfo& live) {
+  bpf_map* mine = find_map(live.name);
+  if (!mine)
+    return fail(ENOENT, "{}: has no map {}, which is there (id {}, {})", path_,
+                live.name, live.id, map_shape(live));
+  const MapInfo shape = shape_of(mine);
+  if (!same_shape(shape, live)) {
+    const bool flags = shape.flags != live.flags;
+    return fail(
+        EINVAL, "{}: map {} is {}{}; map {} that is there, id {}, is {}{}",
+        path_, shape.name, map_shape(shape),
+        flags ? fmt(", flags {:#x}", shape.flags) : "", live.name, live.id,
+        map_shape(live), flags ? fmt(", flags {:#x}", live.flags) : "");
+  }
+  const UniqueFd fd = TRY_IN(path_, open_map(live.id));
+  if (const int code = errno_of(bpf_map__reuse_fd(mine, fd.get())))
+    return fail_sys(code, "{}: taking over map {}, id {}", path_, live.name,
+                    live.id);
+  return {};
+}
+
+Result<void> ProgramObject::keep_maps(std::span<const MapInfo> maps) {
+  for (const MapInfo& live : maps) {
+    if (live.is_constants()) continue;
+    if (auto used = use_map(live); !used)
+      return std::unexpected(std::move(used).error().hint(
+          "without --keep-maps the program gets maps of its own, and those "
+          "that are there are let go"));
+  }
+  return {};
+}
+
 Result<void> ProgramObject::load(const std::string& program) {
   const auto halves = TRY(select(program));
   // libbpf stops at the first that is refused, and only that one has a log.
@@ -292,6 +365,12 @@ int ProgramObject::fd() const {
 
 int ProgramObject::complete_fd() const {
   return complete_ ? bpf_program__fd(complete_) : -1;
+}
+
+Result<std::vector<MapInfo>> ProgramObject::maps() const {
+  std::vector<int> halves = {fd()};
+  if (complete_fd() >= 0) halves.push_back(complete_fd());
+  return TRY_IN(path_, maps_of_programs(halves));
 }
 
 Result<uint32_t> ProgramObject::id() const {

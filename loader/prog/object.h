@@ -3,14 +3,17 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "prog/face.h"
 #include "prog/knobs.h"
+#include "prog/maps.h"
 #include "sys/error.h"
 
 struct bpf_object;
+struct bpf_map;
 struct bpf_program;
 
 namespace ublk {
@@ -35,6 +38,14 @@ class ProgramObject {
 
   Knobs& knobs() { return knobs_; }
 
+  // Before it is loaded: its map of this name is to be this one, which is
+  // there already. EINVAL: it is of another type or size. ENOENT: it has none.
+  bool has_map(const std::string& name) const;
+  Result<void> use_map(const MapInfo& live);
+  // All of a program's, whose state this one is to go on with; but its
+  // constants are its own.
+  Result<void> keep_maps(std::span<const MapInfo> maps);
+
   // Verifies and loads one program, with its completion half if it has one. A
   // refusal has the verifier's reason in its line and the whole log as its
   // detail.
@@ -44,6 +55,8 @@ class ProgramObject {
   Result<uint32_t> id() const;
   // Of its completion half; -1 if there is none.
   int complete_fd() const;
+  // That the loaded program and its completion half use.
+  Result<std::vector<MapInfo>> maps() const;
 
  private:
   struct Close {
@@ -54,6 +67,7 @@ class ProgramObject {
   // The programs to be loaded, the completion half last.
   Result<std::vector<bpf_program*>> select(const std::string& program);
   Result<bpf_program*> select_half(const std::string& half);
+  bpf_map* find_map(const std::string& name) const;
 
   std::string path_;
   FaceInfo face_;

@@ -262,10 +262,14 @@ TEST(Add, RefusesWhatDoesNotGoTogether) {
 }
 
 TEST(Attach, TakesEverything) {
-  const Parsed p =
-      parsed({"attach", "--dev", "2", "x.o", "--prog", "p", "--file", "/a",
-              "--file", "/b", "--set", "k=1", "--set", "l=a=b", "--replace",
-              "--no-inline", "--buffered", "--pass-errors", "--requests"});
+  const Parsed p = parsed({"attach",      "--dev",      "2",
+                           "x.o",         "--prog",     "p",
+                           "--file",      "/a",         "--file",
+                           "/b",          "--set",      "k=1",
+                           "--set",       "l=a=b",      "--replace",
+                           "--no-inline", "--buffered", "--pass-errors",
+                           "--requests",  "--pin-maps", "/sys/fs/bpf/x",
+                           "--keep-maps"});
   ASSERT_EQ(p.text, "");
   const auto request = attach_request(2, p.options.attach);
   ASSERT_TRUE(request) << request.error().line();
@@ -280,6 +284,16 @@ TEST(Attach, TakesEverything) {
             UBLK_BPF_ATTACH_F_REPLACE | UBLK_BPF_ATTACH_F_NO_INLINE |
                 UBLK_BPF_ATTACH_F_PASS_ERRORS | UBLK_BPF_ATTACH_F_REQUESTS);
   EXPECT_TRUE(request->buffered);
+  EXPECT_EQ(request->pin_dir, "/sys/fs/bpf/x");
+  EXPECT_TRUE(request->keep_maps);
+}
+
+TEST(Attach, KeepsMapsOnlyOfAProgramThatItReplaces) {
+  AttachOptions options;
+  options.keep_maps = true;
+  EXPECT_EQ(attach_request(0, options).error().code(), EINVAL);
+  options.replace = true;
+  EXPECT_TRUE(attach_request(0, options));
 }
 
 TEST(Attach, FilesMayStandBeforeTheObject) {

@@ -91,6 +91,16 @@ TEST(State, KeepsWhatTheFilesAre) {
   }
 }
 
+TEST(State, KeepsPins) {
+  DeviceState state = sample();
+  EXPECT_FALSE(state_to_json(state).contains("pin"));
+  state.attached->pins = {"/sys/fs/bpf/x/ublkb3", {"tally", "tally_bss"}};
+  const auto back = state_from_json(state_to_json(state));
+  ASSERT_TRUE(back) << back.error().line();
+  EXPECT_EQ(back->attached->pins.dir, state.attached->pins.dir);
+  EXPECT_EQ(back->attached->pins.names, state.attached->pins.names);
+}
+
 TEST(State, CutShortAnywhereIsRefused) {
   const std::string whole = state_to_json(sample());
   // Without the end of the line it is whole.
