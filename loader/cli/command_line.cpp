@@ -103,6 +103,7 @@ const std::vector<Command>& commands() {
        define_set_affinity, run_set_affinity},
       {"list", nullptr, "show the devices", define_list, run_list},
       {"info", nullptr, "show all about a device", define_info, run_info},
+      {"stat", nullptr, "show how long requests take", define_stat, run_stat},
       {"own", nullptr, "give an unprivileged device's nodes to its owner",
        define_own, run_own},
       {"gc", nullptr, "clear what crashes have left", define_gc, run_gc},

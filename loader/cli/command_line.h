@@ -100,6 +100,8 @@ struct Options {
   bool fail_io = false;
   bool dry_run = false;
   uint32_t queue = 0;
+  uint32_t interval = 0;  // seconds
+  uint32_t count = 0;
   std::string cpus;
   std::string topic;
   std::string format = "ublk-bpf";
@@ -149,6 +151,7 @@ void define_resize(Arguments& command, Options& options);
 void define_set_affinity(Arguments& command, Options& options);
 void define_features(Arguments& command, Options& options);
 void define_info(Arguments& command, Options& options);
+void define_stat(Arguments& command, Options& options);
 void define_own(Arguments& command, Options& options);
 void define_gc(Arguments& command, Options& options);
 void define_bench(Arguments& command, Options& options);
@@ -168,6 +171,7 @@ int run_resize(const Options& options);
 int run_set_affinity(const Options& options);
 int run_features(const Options& options);
 int run_info(const Options& options);
+int run_stat(const Options& options);
 int run_own(const Options& options);
 int run_gc(const Options& options);
 int run_bench(const Options& options);

@@ -35,6 +35,8 @@ TEST(CommandLine, UsedWronglySaysWhat) {
       {"attach", "-n", "0", "x.o", "y.o"},
       {"attach", "-n", "0", "x.o", "--file"},
       {"detach"},
+      {"stat"},
+      {"stat", "-n", "0", "--interval", "-1"},
       {"recover"},
       {"list", "-n", "one"},
   };

@@ -94,8 +94,13 @@ def test_output_of_every_command_is_as_documented(lab):
         ("drain", cli.ok("drain", "-n", device.id), rows),
         ("probe", cli.ok("probe"), sections["probe"]),
         ("help", cli.ok("help", "loop"), sections["help"]),
-        ("detach", device.detach(), rows),
     ]
+    device.attach("latency", replace=True)
+    outputs.append(("info of a program with maps", cli.ok("info", "-n", device.id), {**rows, **sections["info"]}))
+    with Opened(device.path) as f:
+        f.read(0, 4096)
+    outputs.append(("stat", cli.ok("stat", "-n", device.id), sections["stat"]))
+    outputs.append(("detach", device.detach(), rows))
     kill_server(device)
     quiesced(device)
     outputs.append(("list of a device without server", cli.ok("list"), sections["list"]))
