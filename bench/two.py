@@ -97,6 +97,7 @@ def main():
     p = argparse.ArgumentParser(prog="two")
     p.add_argument("--rounds", type=int, default=5)
     args = p.parse_args()
+    lab.have_module("ublk_drv")
     try:
         result = {"version": guest.RESULT_VERSION, "set": "two", **guest.versions(), "settings": {"rounds": args.rounds},
                   "backings": {"null_blk": "completes inline, keeps nothing"}, "cells": [], "generator_part": [], "checks": [],
