@@ -21,7 +21,7 @@ import measure
 import report
 import way
 from limits import judge_cells, judge_device
-from paths import FILE_WAYS
+from paths import FILE_WAYS, POLICIES
 
 RESULT_VERSION = 1
 NULL_BLK_MIB = 256
@@ -79,11 +79,11 @@ def slug(w):
 
 
 def mapped_paths(absent):
-    """Device mapper's and md's, over disks of their own."""
+    """Device mapper's, md's and programs that do the same, over disks of their own."""
     def disks(w):
         return [lab.null_blk(f"{slug(w)}{n}", NULL_BLK_MIB, int(kept)) for n, kept in enumerate(w.disks)]
 
-    return made(mapped.WAYS, "null_blk", disks, absent)
+    return made(mapped.WAYS + POLICIES, "null_blk", disks, absent)
 
 
 def file_paths(absent):

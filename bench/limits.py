@@ -28,6 +28,11 @@ RATIOS = [
     Ratio("program", "kernel loop", {(4096, 1): 0.50, (65536, 1): 0.70, (4096, 32): 0.97, (65536, 32): 1.00}),
     Ratio("program", "server", {(4096, 1): 0.38, (65536, 1): 0.45, (4096, 32): 0.67, (65536, 32): 0.58}),
     Ratio("program", "dm-linear", everywhere(1.00, 1.00), engines=BOTH, goals=everywhere(0.95, 0.94)),
+    # The others by libaio only: io_uring leaves most of them to workers.
+    Ratio("program, stripe", "dm-stripe", everywhere(1.00, 1.00), engines=("libaio",)),
+    Ratio("program, mirror", "dm-mirror", everywhere(0.40, 0.80), engines=("libaio",), rws=("write",)),
+    Ratio("program, mirror", "md raid1", everywhere(0.85, 0.80), engines=("libaio",), rws=("write",)),
+    Ratio("program, mirror", "dm-mirror", everywhere(1.00, 1.00), engines=("libaio",), rws=("read",)),
     # A file, all of it written before, whose device nobody has claimed; with a file system mounted on it; cached.
     Ratio("program", "kernel loop", {(4096, 1): 0.55, (4096, 32): 0.97, (65536, 1): 0.97, (65536, 32): 0.97}, backing=FILE),
     Ratio("program, mounted", "kernel loop", {(4096, 1): 0.60, (4096, 32): 0.95}, backing=FILE, rws=("read",)),

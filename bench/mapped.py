@@ -19,7 +19,7 @@ SNAPSHOT_CHUNK_SECTORS = 8
 THIN_BLOCK_SECTORS = 128
 
 
-def _sectors(node):
+def sectors_of(node):
     return int(lab.sh("blockdev", "--getsz", node))
 
 
@@ -48,24 +48,24 @@ def _write_all(node, mib=measure.SPAN_BYTES >> 20):
 
 
 def linear(disks, stack, shape):
-    return Made(_create(stack, _name("linear", disks), "linear", f"{disks[0]} 0", _sectors(disks[0]), None))
+    return Made(_create(stack, _name("linear", disks), "linear", f"{disks[0]} 0", sectors_of(disks[0]), None))
 
 
 def stripe(disks, stack, shape):
     params = f"{len(disks)} {STRIPE_SECTORS} " + " ".join(f"{d} 0" for d in disks)
-    return Made(_create(stack, _name("stripe", disks), "striped", params, len(disks) * _sectors(disks[0]), None))
+    return Made(_create(stack, _name("stripe", disks), "striped", params, len(disks) * sectors_of(disks[0]), None))
 
 
 def mirror(disks, stack, shape):
     params = f"{NO_LOG} {len(disks)} " + " ".join(f"{d} 0" for d in disks)
-    return Made(_create(stack, _name("mirror", disks), "mirror", params, _sectors(disks[0]), "dm-mirror"))
+    return Made(_create(stack, _name("mirror", disks), "mirror", params, sectors_of(disks[0]), "dm-mirror"))
 
 
 def snapshot(disks, stack, shape):
     origin, store = disks
     # what is there is taken for a snapshot
     _write_all(store, 1)
-    node = _create(stack, _name("snapshot", disks), "snapshot", f"{origin} {store} P {SNAPSHOT_CHUNK_SECTORS}", _sectors(origin), "dm-snapshot")
+    node = _create(stack, _name("snapshot", disks), "snapshot", f"{origin} {store} P {SNAPSHOT_CHUNK_SECTORS}", sectors_of(origin), "dm-snapshot")
     _write_all(node)
     return Made(node)
 
@@ -74,12 +74,12 @@ def thin(disks, stack, shape):
     data, metadata = disks
     _write_all(metadata, 1)
     pool = _name("pool", disks)
-    pool_node = _create(stack, pool, "thin-pool", f"{metadata} {data} {THIN_BLOCK_SECTORS} 0", _sectors(data), "dm-thin-pool")
+    pool_node = _create(stack, pool, "thin-pool", f"{metadata} {data} {THIN_BLOCK_SECTORS} 0", sectors_of(data), "dm-thin-pool")
     try:
         dm.message(pool, "create_thin 0")
     except OSError as e:
         raise Absent(f"{pool}: create_thin: {e.strerror}") from e
-    node = _create(stack, _name("thin", disks), "thin", f"{pool_node} 0", _sectors(data) // 2, "dm-thin-pool")
+    node = _create(stack, _name("thin", disks), "thin", f"{pool_node} 0", sectors_of(data) // 2, "dm-thin-pool")
     _write_all(node)
     return Made(node)
 

@@ -157,13 +157,40 @@ PATHS = [
     Way("program, --no-inline", "loop.bpf.o, I/O done by a worker", program("loop", "--no-inline")),
     Way("program, passing", "pass.bpf.o leaves everything to our server, copy", program("pass")),
 ]
+def policy(stack, name, target, *options):
+    """A device of a target with options of its own, and a program that is more than a mapping to one file."""
+    try:
+        found = lab.object_of(name)
+    except Failed as e:
+        raise Absent(str(e)) from e
+    device = lab.Ublk(None, target=target)
+    stack.callback(device.delete)
+    device.attach(found, *options)
+    return Made(device.node, device, [device.info()["server"]["pid"]])
+
+
+def stripe(disks, stack, shape):
+    size = len(disks) * mapped.sectors_of(disks[0]) * 512
+    files = [word for d in disks for word in ("--file", d)]
+    return policy(stack, "stripe", ["-t", "null", "--size", size, "--chunk", mapped.STRIPE_SECTORS * 512], *files,
+                  "--set", f"chunk_sectors={mapped.STRIPE_SECTORS}")
+
+
+def mirror(disks, stack, shape):
+    return policy(stack, "mirror", ["-t", "mirror", *(word for d in disks for word in ("-f", d))])
+
+
+POLICIES = [
+    Way("program, stripe", "stripe.bpf.o over four legs, chunks of 64 KiB", stripe, disks=(False,) * 4),
+    Way("program, mirror", "mirror.bpf.o over two legs, no log", mirror, disks=(False,) * 2),
+]
 COMPLETION = Way("program, completion", "with a completion program that does nothing", program("completed"))
 FILE_WAYS = [
     Way("kernel loop, buffered", "drivers/block/loop.c through the page cache, all of it there", cached(buffered_loop)),
     Way("program, buffered", "loop.bpf.o through the page cache, all of it there", cached(program("loop", "--buffered"))),
     Way("program, mounted", "loop.bpf.o, a file system mounted on the device", mounted(program("loop")), kept_mib=FIRST_KEPT_MIB),
 ]
-ALL = PATHS + [w for w in mapped.WAYS if w is not mapped.LINEAR] + [COMPLETION] + FILE_WAYS
+ALL = PATHS + [w for w in mapped.WAYS if w is not mapped.LINEAR] + POLICIES + [COMPLETION] + FILE_WAYS
 NEVER = [{"path": "io_uring BPF loop", "why": "nobody keeps one"}]
 NULL_PATHS = [
     Way(f"{who}, {data_path}", "does no I/O", make(data_path))

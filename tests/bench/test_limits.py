@@ -31,6 +31,21 @@ class Limits(unittest.TestCase):
         broken = [where for where, c in self.judged("program / dm-linear").items() if not c["ok"]]
         self.assertEqual(broken, ["null_blk, write 64k QD32, libaio"])
 
+    def test_writes_of_a_mirror_have_limits_of_their_own(self):
+        self.cells += [{**c, "path": other, "insns_per_io": c["insns_per_io"] * factor} for c in self.cells if c["path"] == "program"
+                       for other, factor in (("program, mirror", 1), ("dm-mirror", 2), ("md raid1", 1.1))]
+        found = self.judged("program, mirror / dm-mirror")
+        self.assertEqual({where for where, c in found.items() if not c["ok"]}, {f"null_blk, write {bs}k QD1, libaio" for bs in (4, 64)})
+        self.assertEqual(len(found), 8)
+        self.assertEqual({c["ok"] for c in self.judged("program, mirror / md raid1").values()}, {False})
+
+    def test_a_stripe_is_compared_by_libaio_only(self):
+        self.assertEqual(len(self.judged("program, stripe / dm-stripe")), 8)
+        self.change(500, "program, stripe", engine="io_uring")
+        self.assertTrue(all(c["ok"] for c in self.judged("program, stripe / dm-stripe").values()))
+        self.change(500, "program, stripe", engine="libaio", rw="read", bs=4096, qd=1)
+        self.assertEqual([where for where, c in self.judged("program, stripe / dm-stripe").items() if not c["ok"]], ["null_blk, read 4k QD1, libaio"])
+
     def test_a_goal_that_is_missed_is_said_and_breaks_nothing(self):
         found = self.judged("program / dm-linear")["null_blk, read 4k QD1"]
         self.assertEqual((found["ok"], found["note"]), (True, "the goal is 0.95"))
