@@ -19,11 +19,12 @@ void Arguments::text(const char* names, std::string& value, const char* type,
 
 void Arguments::texts(const char* names, std::vector<std::string>& values,
                       const char* type, const std::string& help) {
-  // One value each: or else it takes what comes after it, an object too.
+  // An option takes one value each time: or else it takes what comes after it,
+  // an object too. Of what has a place, there may be several.
   app_.add_option(names, values, help)
       ->type_name(type)
       ->expected(1)
-      ->allow_extra_args(false)
+      ->allow_extra_args(names[0] != '-')
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
 }
 

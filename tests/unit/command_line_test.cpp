@@ -64,6 +64,13 @@ TEST(CommandLine, AnOptionThatMayBeRepeatedTakesOneValueAtATime) {
   }
 }
 
+TEST(CommandLine, OfWhatHasAPlaceThereMayBeSeveral) {
+  const Parsed p = parsed({"bench", "compare", "a.json", "b.json", "--json"});
+  EXPECT_EQ(p.text, "");
+  EXPECT_EQ(p.options.bench.results,
+            (std::vector<std::string>{"a.json", "b.json"}));
+}
+
 TEST(CommandLine, NamesACommandThatThereIsNot) {
   for (const Args& args : {Args{"frobnicate"}, Args{"--json", "frobnicate"},
                            Args{"frobnicate", "--json", "-n", "0"}})
