@@ -33,9 +33,28 @@ struct ublk_bpf_latency {
 	__u64	buckets[UBLK_BPF_LATENCY_BUCKETS];
 };
 
+/*
+ * Which legs of a mirror are not to be used: a BPF_MAP_TYPE_ARRAY of one entry.
+ * The server of the target `mirror` makes it, and sets a bit before a write
+ * completes that this leg lacks; the program reads it.
+ */
+#define UBLK_BPF_MIRROR_MAP		"ublk_mirror"
+
+/**
+ * struct ublk_bpf_mirror - the state of a mirror
+ * @failed: bit N: file N. Bits are only ever set
+ * @pad: 0
+ */
+struct ublk_bpf_mirror {
+	__u32	failed;
+	__u32	pad;
+};
+
 #ifdef __cplusplus
+static_assert(sizeof(struct ublk_bpf_mirror) == 8, "layout");
 static_assert(sizeof(struct ublk_bpf_latency) == 336, "layout");
 #else
+_Static_assert(sizeof(struct ublk_bpf_mirror) == 8, "layout");
 _Static_assert(sizeof(struct ublk_bpf_latency) == 336, "layout");
 #endif
 

@@ -124,6 +124,9 @@ Result<AddRequest> add_request(const AddOptions& options) {
   if (ops->takes_file == options.files.empty())
     return fail(EINVAL, "-t {} {}", ops->name,
                 ops->takes_file ? "needs a file: -f FILE" : "takes no -f FILE");
+  if (options.files.size() % ops->nr_files)
+    return fail(EINVAL, "-t {} needs {} files for a device, {} given",
+                ops->name, ops->nr_files, options.files.size());
   for (const std::string& rule : spec.faults) TRY(parse_fault_rule(rule));
   spec.size_bytes = TRY(size_option("--size", options.size));
   spec.offset_bytes = TRY(size_option("--offset", options.offset));
@@ -177,11 +180,13 @@ Result<std::vector<AddRequest>> add_requests(const AddOptions& options) {
                 "--count {}: devices of files are as many as there are -f FILE",
                 options.count);
   std::vector<AddRequest> requests;
-  const size_t count = std::max<size_t>(options.files.size(), options.count);
+  const size_t each = TRY(file_target(common.target))->nr_files;
+  const size_t count =
+      std::max<size_t>(options.files.size() / each, options.count);
   for (size_t i = 0; i < count; i++) {
     AddRequest& request = requests.emplace_back(common);
-    if (!options.files.empty())
-      request.target.files.push_back(absolute(options.files[i]));
+    for (size_t f = 0; f < each && !options.files.empty(); f++)
+      request.target.files.push_back(absolute(options.files[i * each + f]));
     if (options.dev_id >= 0)
       request.dev_id =
           static_cast<uint32_t>(options.dev_id) + static_cast<uint32_t>(i);
@@ -193,8 +198,8 @@ void define_add(Arguments& command, Options& options) {
   AddOptions& add = options.add;
   command.text("-t,--type", add.type, "TARGET", target_help(), true);
   command.texts("-f,--file", add.files, "FILE",
-                "file or block device that is served; repeat it for more "
-                "devices in the same server");
+                "file or block device that is served; repeat it for the legs "
+                "of a mirror, and for more devices in the same server");
   command.number("--count", add.count, 1, kMostDevices,
                  "so many devices in one server, of a target without file; "
                  "-n is the first one's number");

@@ -169,6 +169,7 @@ json device_to_json(const Device& device) {
                    : json(nullptr)},
       {"faults", known ? json(device.state->target.faults) : json::array()},
       {"files", json::array()},
+      {"failed_legs", json::array()},
       {"nr_hw_queues", info.nr_hw_queues},
       {"queue_depth", info.queue_depth},
       {"size_bytes", device.size_bytes()},
@@ -182,7 +183,12 @@ json device_to_json(const Device& device) {
       {"stuck", device.stuck ? json(device.stuck->message()) : json(nullptr)},
       {"server", nullptr},
       {"bpf", nullptr}};
-  if (known) put_names(out, "files", device.state->target.files);
+  if (known) {
+    const TargetSpec& target = device.state->target;
+    put_names(out, "files", target.files);
+    for (size_t leg = 0; leg < target.files.size(); leg++)
+      if (target.failed_legs >> leg & 1) out["failed_legs"].push_back(leg);
+  }
   if (device.server) out["server"] = server_to_json(*device.server);
   if (device.bpf) out["bpf"] = bpf_to_json(device);
   return out;
@@ -304,7 +310,9 @@ std::string device_text(const Device& device) {
     const TargetSpec& target = device.state->target;
     text += "\ttarget " + target.type;
     if (!target.over.empty()) text += " over " + target.over;
-    for (const auto& file : target.files) text += " " + shown_name(file);
+    for (size_t i = 0; i < target.files.size(); i++)
+      text += fmt(" {}{}", shown_name(target.files[i]),
+                  target.failed_legs >> i & 1 ? " (failed)" : "");
     for (const auto& rule : target.faults) text += " fault " + shown_name(rule);
     text += fmt(" recovery {} data path {}{}{}\n", recovery_name(info.flags),
                 data_path_of(info.flags).name,

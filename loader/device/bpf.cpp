@@ -3,7 +3,9 @@
 
 #include <stdlib.h>
 #include <sys/sysmacros.h>
+#include <ublk_bpf_maps.h>
 
+#include <bit>
 #include <cerrno>
 #include <charconv>
 #include <filesystem>
@@ -160,6 +162,13 @@ Result<void> check_size(const Device& device, const Backing& file,
               device.size_bytes(), offset);
 }
 
+// A leg that has failed is not used, and its disk may be gone: one that is in
+// use takes its place.
+size_t leg_in_use(const TargetSpec& spec, size_t index) {
+  const auto other = static_cast<size_t>(std::countr_one(spec.failed_legs));
+  return spec.failed_legs >> index & 1 ? other : index;
+}
+
 Result<std::vector<Backing>> open_files(const Device& device,
                                         const StateStore& states,
                                         const AttachRequest& request,
@@ -170,7 +179,8 @@ Result<std::vector<Backing>> open_files(const Device& device,
                                              .buffered = request.buffered})));
   if (request.files.empty() && device.state)
     for (size_t i = 0; i < device.state->target.files.size(); i++) {
-      files.push_back(TRY(open_own(device, i, request)));
+      files.push_back(
+          TRY(open_own(device, leg_in_use(device.state->target, i), request)));
       TRY(check_size(device, files.back(), offset));
     }
   for (const Backing& file : files) {
@@ -203,6 +213,43 @@ Result<void> set_knobs(Knobs& knobs, const Device& device,
     TRY_IN(request.object,
            knobs.set("offset", fmt("{}", device.state->target.offset_bytes)));
   return {};
+}
+
+// Its server and the program of a mirror have the map in common that says which
+// legs have failed. Without it a program would read what is out of date.
+Result<void> share_legs(ProgramObject& object, const Device& device,
+                        const AttachRequest& request) {
+  const std::string name = device_name(device.info.dev_id);
+  const bool mirror = device.state && is_mirror(device.state->target);
+  const bool knows = object.has_map(UBLK_BPF_MIRROR_MAP);
+  if (!mirror && !knows) return {};
+  if (!mirror)
+    return std::unexpected(
+        Error::plain(EINVAL, fmt("{}: is the program of a mirror, which {} is "
+                                 "not: its server would not know of a leg that "
+                                 "has failed",
+                                 object.path(), name))
+            .hint("ublk-bpf add -t mirror"));
+  if (!knows && !request.files.empty()) return {};
+  if (!knows)
+    return std::unexpected(
+        Error::plain(EINVAL, fmt("{}: is not a program of a mirror, which {} "
+                                 "is: its legs would differ",
+                                 object.path(), name))
+            .hint("mirror.bpf.o is one; --file names other files"));
+  if (!device.state->legs_map)
+    return fail(EOPNOTSUPP, "{}: its server could not make the map {}", name,
+                UBLK_BPF_MIRROR_MAP);
+  const auto map = open_map(device.state->legs_map);
+  if (!map && map.error().code() == ENOENT)
+    return std::unexpected(
+        Error::plain(ESRCH,
+                     fmt("{}: has no server, which a program of a mirror "
+                         "is attached with",
+                         name))
+            .hint(fmt("ublk-bpf recover -n {}", device.info.dev_id)));
+  if (!map) return std::unexpected(Error(map.error()).in(name));
+  return object.use_map(TRY_IN(name, map_info(map->get())));
 }
 
 // The kernel's answer comes after it has done its work in two cases.
@@ -324,6 +371,7 @@ Result<std::chrono::nanoseconds> attach_program(Control& control,
                          .files = {},
                          .knobs = object.knobs().values()};
   if (request.keep_maps) TRY(keep_maps(object, device));
+  TRY(share_legs(object, device, request));
   TRY(object.load(program));
   auto pins = TRY(make_pins(object, device, request));
 

@@ -156,8 +156,11 @@ Result<uint64_t> resize_device(Control& control, const StateStore& states,
   TRY(check_size(device, wanted));
   TRY(control.set_size(dev_id, wanted.bytes >> kSectorShift));
   if (spec)
-    TRY(states.change(dev_id,
-                      [&](DeviceState& state) { state.target = *spec; }));
+    TRY(states.change(dev_id, [&](DeviceState& state) {
+      // Of which the server may have noted more meanwhile.
+      spec->failed_legs = state.target.failed_legs;
+      state.target = *spec;
+    }));
   return wanted.bytes;
 }
 

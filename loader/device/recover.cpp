@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "device/lifecycle.h"
+#include "device/mirror.h"
 #include "device/serve.h"
 #include "device/server_process.h"
 #include "device/workplace.h"
@@ -170,11 +171,15 @@ Result<std::vector<uint32_t>> of_its_server(Workplace& place, uint32_t dev_id,
 
 // The thread of a server that fails here ends with the process: to stop its
 // device, which would end them, would be the end of that too.
-Result<Served> succeed(Workplace& place, Heir heir) {
+Result<Served> succeed(Workplace& place, const ServeHooks& hooks, Heir heir) {
   const uint32_t dev_id = heir.before.dev_id;
   TRY(heir.live ? begin_takeover(place.control, heir.before)
                 : begin_recovery(place, dev_id));
   const auto info = TRY(place.control.info(dev_id));
+  const uint32_t legs_map =
+      TRY(connect_legs(place, hooks, info, heir.target, heir.state.legs_map));
+  TRY(place.states.change(
+      dev_id, [&](DeviceState& state) { state.legs_map = legs_map; }));
   auto server = TRY_IN(
       device_name(dev_id),
       make_server(place, std::move(heir.target), info, heir.state.affinity));
@@ -220,7 +225,7 @@ Result<void> serve_recovered(const RecoverRequest& request,
   for (Heir& heir : heirs) {
     const uint32_t dev_id = heir.before.dev_id;
     const auto files = heir.state.target.identities;
-    auto one = succeed(place, std::move(heir));
+    auto one = succeed(place, hooks, std::move(heir));
     if (!one) return give_up(std::move(one).error());
     served.push_back(std::move(*one));
     if (auto noted = note_server(place, dev_id, server, files); !noted)

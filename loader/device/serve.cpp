@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "device/driver_flags.h"
+#include "device/mirror.h"
 #include "device/overlap.h"
 #include "device/state.h"
 #include "device/workplace.h"
@@ -107,7 +108,7 @@ Result<ublksrv_ctrl_dev_info> add(Workplace& place, const Opened& opened,
 }
 
 // From a device that has been added to one that is live.
-Result<void> bring_up(Workplace& place, Opened opened,
+Result<void> bring_up(Workplace& place, const ServeHooks& hooks, Opened opened,
                       const ublksrv_ctrl_dev_info& info, Served& device,
                       const std::string& server) {
   const uint32_t dev_id = info.dev_id;
@@ -121,11 +122,14 @@ Result<void> bring_up(Workplace& place, Opened opened,
                       info.flags));
   ublk_params params = opened.target.params;
   TRY(place.control.set_params(dev_id, params));
+  const uint32_t legs_map =
+      TRY(connect_legs(place, hooks, info, opened.target, 0));
   const DeviceState state{.dev_id = dev_id,
                           .instance = device.instance,
                           .server = server,
                           .target = opened.target.spec,
-                          .attached = std::nullopt};
+                          .attached = std::nullopt,
+                          .legs_map = legs_map};
   device.server = TRY_IN(device_name(dev_id),
                          make_server(place, std::move(opened.target), info));
   TRY_IN(device_name(dev_id), device.server->start());
@@ -158,7 +162,8 @@ Result<void> serve_new(const std::vector<AddRequest>& requests,
     const auto info = TRY(add(place, one, features));
     added.push_back(
         std::make_unique<NewDevice>(place, info.dev_id, new_instance()));
-    TRY(bring_up(place, std::move(one), info, added.back()->served(), server));
+    TRY(bring_up(place, hooks, std::move(one), info, added.back()->served(),
+                 server));
     live.push_back(TRY(describe(place.control, place.states, info.dev_id)));
   }
   // Who adds one at the same time has not seen ours, or not been seen: the one

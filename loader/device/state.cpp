@@ -82,6 +82,7 @@ json target_to_json(const TargetSpec& spec) {
               {"over", spec.over},
               {"faults", spec.faults},
               {"fill", spec.fill}};
+  if (spec.failed_legs) out["failed_legs"] = spec.failed_legs;
   put_names(out, "files", spec.files);
   json& identities = out["identities"] = json::array();
   for (const FileIdentity& identity : spec.identities)
@@ -129,6 +130,8 @@ TargetSpec target_from_json(const json& from) {
   spec.write_back = from.value("write_back", false);
   if (from.contains("chunk_bytes"))
     get_number(from, "chunk_bytes", spec.chunk_bytes);
+  if (from.contains("failed_legs"))
+    get_number(from, "failed_legs", spec.failed_legs);
   if (const auto it = from.find("identities"); it != from.end())
     for (const json& one : it->get_ref<const json::array_t&>())
       spec.identities.push_back(identity_from_json(one));
@@ -179,6 +182,7 @@ std::string state_to_json(const DeviceState& state) {
               {"server", state.server},
               {"target", target_to_json(state.target)},
               {"attached", nullptr}};
+  if (state.legs_map) out["legs_map"] = state.legs_map;
   if (!state.affinity.empty()) {
     json& affinity = out["affinity"] = json::object();
     for (const auto& [q_id, cpus] : state.affinity)
@@ -216,6 +220,7 @@ Result<DeviceState> state_from_json(std::string_view text) {
     // Earlier programs of this version did not write it.
     if (in.contains("affinity"))
       state.affinity = affinity_from_json(in.at("affinity"));
+    if (in.contains("legs_map")) get_number(in, "legs_map", state.legs_map);
     return state;
   } catch (const json::exception& e) {
     return fail(EPROTO, "is no state of a device: {}", e.what());

@@ -9,8 +9,8 @@
 namespace ublk {
 
 namespace {
-constexpr std::array<const TargetOps*, 3> kTargets = {
-    &kNullTarget, &kLoopTarget, &kFaultTarget};
+constexpr std::array<const TargetOps*, 4> kTargets = {
+    &kNullTarget, &kLoopTarget, &kMirrorTarget, &kFaultTarget};
 
 // The driver takes any number. What is no multiple of a block would make the
 // block layer split requests within one, which it then fails.
@@ -57,14 +57,21 @@ Result<const TargetOps*> file_target(const TargetSpec& spec) {
   return inner;
 }
 
+bool is_mirror(const TargetSpec& spec) {
+  const auto ops = file_target(spec);
+  return ops && *ops == &kMirrorTarget;
+}
+
 Result<Target> open_target(const TargetSpec& spec) {
   Target target;
   target.ops = TRY(find_target(spec.type));
   target.spec = spec;
   const TargetOps* file_ops = TRY(file_target(spec));
   if (target.ops->wraps) target.inner = file_ops;
-  if (file_ops->takes_file && spec.files.size() != 1)
-    return fail(EINVAL, "target {}: needs one file (-f), {} given", spec.type,
+  if (file_ops->takes_file && spec.files.size() != file_ops->nr_files)
+    return fail(EINVAL, "target {}: needs {} (-f), {} given", spec.type,
+                file_ops->nr_files == 1 ? "one file"
+                                        : fmt("{} files", file_ops->nr_files),
                 spec.files.size());
   if (!file_ops->takes_file && !spec.files.empty())
     return fail(EINVAL, "target {}: takes no file", spec.type);

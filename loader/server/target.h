@@ -35,9 +35,11 @@ struct TargetSpec {
   bool write_back = false;  // has a cache to flush, even if the file has none
   std::string over{};       // the target that `fault` wraps
   std::vector<std::string> faults{};  // its rules, see server/fault_rule.h
+  uint32_t failed_legs = 0;  // mirror: bit N: files[N] lacks what was written
   bool fill = true;  // null: reads give zeroes where the server has no buffer
 };
 
+class Legs;
 struct FaultPlan;
 struct FaultRule;
 struct TargetOps;
@@ -52,6 +54,7 @@ struct Target {
   // Of `fault` only: what it wraps, which serves with this same Target.
   const TargetOps* inner = nullptr;
   std::shared_ptr<FaultPlan> faults;
+  std::shared_ptr<Legs> legs;  // of `mirror` only
   // What its user should know, although it can be served.
   std::optional<Error> remark{};
 };
@@ -66,6 +69,11 @@ struct Io {
   std::byte* buf = nullptr;  // max_io_bytes of it; nullptr: see data_addr()
   uint32_t done_bytes = 0;
   const FaultRule* delayed_by = nullptr;  // while it waits for its time
+  // Of mirror: the leg of the SQE; where it was done, and where in vain.
+  uint8_t leg = 0;
+  uint8_t legs_done = 0;
+  uint8_t legs_failed = 0;
+  int leg_error = 0;  // a positive errno
 
   // Of the queue and its data path.
   uint16_t tag = 0;
@@ -101,7 +109,8 @@ struct TargetOps {
   std::string_view name;
   std::string_view summary;
   bool takes_file;
-  bool wraps = false;  // another target, which says whether it takes a file
+  uint8_t nr_files = 1;  // that a device has, if it takes any
+  bool wraps = false;    // another target, which says whether it takes a file
   // Opens the files and fills in `params` from `spec`.
   Result<void> (*init)(Target& target);
   // Begins a request. Either prepares `sqe` (all but its user_data) or gives
@@ -120,6 +129,8 @@ Result<const TargetOps*> find_target(std::string_view name);
 // The target that the files are for: `spec.type`, or what that wraps. EINVAL:
 // it must or must not wrap another one.
 Result<const TargetOps*> file_target(const TargetSpec& spec);
+// Whether what serves is the target `mirror`.
+bool is_mirror(const TargetSpec& spec);
 // Looks up `spec.type` and initialises it.
 Result<Target> open_target(const TargetSpec& spec);
 
@@ -129,6 +140,7 @@ void set_basic_params(Target& target, uint64_t size_bytes,
 
 extern const TargetOps kNullTarget;
 extern const TargetOps kLoopTarget;
+extern const TargetOps kMirrorTarget;
 extern const TargetOps kFaultTarget;
 
 }  // namespace ublk

@@ -147,6 +147,19 @@ TEST(Add, CanBeSeveralInOneServer) {
   EXPECT_FALSE(add_requests(both.options.add));
 }
 
+TEST(Add, AMirrorHasTwoFiles) {
+  const Parsed two = parsed({"add", "-t", "mirror", "-f", "/a", "-f", "/b",
+                             "-f", "/c", "-f", "/d", "-n", "3"});
+  const auto requests = add_requests(two.options.add);
+  ASSERT_TRUE(requests) << requests.error().line();
+  ASSERT_EQ(requests->size(), 2U);
+  EXPECT_EQ((*requests)[1].target.files,
+            (std::vector<std::string>{"/c", "/d"}));
+  EXPECT_EQ((*requests)[1].dev_id, 4U);
+  const Parsed odd = parsed({"add", "-t", "mirror", "-f", "/a"});
+  EXPECT_FALSE(add_requests(odd.options.add));
+}
+
 TEST(Add, HasDefaults) {
   const auto request = add({"-t", "null"});
   ASSERT_TRUE(request);

@@ -91,14 +91,18 @@ TEST(State, KeepsWhatTheFilesAre) {
   }
 }
 
-TEST(State, KeepsPins) {
+TEST(State, KeepsPinsAndWhatAMirrorHasLost) {
   DeviceState state = sample();
   EXPECT_FALSE(state_to_json(state).contains("pin"));
   state.attached->pins = {"/sys/fs/bpf/x/ublkb3", {"tally", "tally_bss"}};
+  state.target.failed_legs = 2;
+  state.legs_map = 77;
   const auto back = state_from_json(state_to_json(state));
   ASSERT_TRUE(back) << back.error().line();
   EXPECT_EQ(back->attached->pins.dir, state.attached->pins.dir);
   EXPECT_EQ(back->attached->pins.names, state.attached->pins.names);
+  EXPECT_EQ(back->target.failed_legs, 2U);
+  EXPECT_EQ(back->legs_map, 77U);
 }
 
 TEST(State, CutShortAnywhereIsRefused) {

@@ -186,9 +186,9 @@ TEST(Null, ReadsZeroesWhereTheServerHasNoMemory) {
 }
 
 // Of this process: tests run side by side.
-std::string image(uint64_t bytes) {
+std::string image(uint64_t bytes, const char* which = "") {
   const std::string path =
-      testing::TempDir() + fmt("ublk-bpf-unit-{}.img", ::getpid());
+      testing::TempDir() + fmt("ublk-bpf-unit-{}{}.img", ::getpid(), which);
   std::ofstream(path).close();
   std::filesystem::resize_file(path, bytes);
   return path;
@@ -304,6 +304,32 @@ TEST(OpenTarget, NeedsRoomForABlock) {
   EXPECT_EQ(open_target(spec)->params.basic.dev_sectors, 1U);
   spec.block_bytes = 4096;
   EXPECT_EQ(open_target(spec).error().code(), EINVAL);
+}
+
+TEST(OpenTarget, MirrorHasWhatBothLegsHave) {
+  const std::string a = image(1 << 20, "a"), b = image(1 << 19, "b");
+  TargetSpec spec = spec_of("mirror", {a, b});
+  auto target = open_target(spec);
+  ASSERT_TRUE(target) << target.error().line();
+  EXPECT_EQ(target->params.basic.dev_sectors, 1024U);
+  EXPECT_EQ(target->files.size(), 2U);
+  EXPECT_EQ(target->spec.identities.size(), 2U);
+  EXPECT_EQ(open_target(spec_of("mirror", {a})).error().code(), EINVAL);
+  EXPECT_EQ(open_target(spec_of("mirror", {a, a})).error().code(), EINVAL);
+}
+
+TEST(OpenTarget, MirrorDoesWithoutALegThatHasFailed) {
+  const std::string a = image(1 << 20, "a");
+  TargetSpec spec = spec_of("mirror", {"/nope", a});
+  EXPECT_EQ(open_target(spec).error().code(), ENOENT);
+  spec.failed_legs = 1;
+  const auto target = open_target(spec);
+  ASSERT_TRUE(target) << target.error().line();
+  EXPECT_FALSE(target->files[0].fd.valid());
+  EXPECT_TRUE(target->files[1].fd.valid());
+  EXPECT_EQ(target->params.basic.dev_sectors, 2048U);
+  spec.failed_legs = 3;
+  EXPECT_EQ(open_target(spec).error().code(), EIO);
 }
 
 TEST(OpenTarget, KnowsItsTargets) {

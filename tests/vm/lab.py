@@ -147,9 +147,10 @@ class Lab:
         Adds a ublk device, which is deleted afterwards. It gets flushes even over null_blk, which has no cache to
         flush, unless write_back=False.
         """
-        if "loop" in (target, opts.get("over")):
+        if {"loop", "mirror"} & {target, opts.get("over")}:
             opts = {"write_back": True, **opts}
-        args = ["add", "-t", target, *(["-f", file] if file else []), *cli.options(opts)]
+        files = file if isinstance(file, (list, tuple)) else [file] if file else []
+        args = ["add", "-t", target, *(arg for f in files for arg in ("-f", f)), *cli.options(opts)]
         device = cli.Device(cli.ok(*args))
         self.stack.callback(self._delete, device)
         wait_for(device.path, lambda: os.path.exists(device.path))

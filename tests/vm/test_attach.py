@@ -69,10 +69,10 @@ def test_replaced_programs_files_are_closed(lab):
         for old, new in ((0, 1), (1, 2)):
             before = load.rounds
             # nobody else may find what he wrote on the other file
-            device.attach("mirror", file=[files[old], files[new]], replace=True)
+            device.attach("copies", file=[files[old], files[new]], replace=True)
             cli.wait_for("a round of I/O on both", lambda b=before: load.rounds > b + 1 or load.error, 120)
             load.check()
-            device.attach("mirror", {"read_from": 0}, file=[files[new], files[new]], replace=True)
+            device.attach("copies", {"read_from": 0}, file=[files[new], files[new]], replace=True)
             assert sh("umount", places[old], check=False).returncode == 0, "its file is still open"
     device.detach()
     assert sh("umount", places[2], check=False).returncode == 0, "its file is still open"

@@ -150,10 +150,10 @@ def test_concat_splits_what_straddles(lab):
 def test_what_changes_data_goes_to_two_files(lab):
     a, b = (lab.null_blk(16).path for _ in range(2))
     device = lab.add("null", size=16 * MIB)
-    device.attach("mirror", file=[a, b])
+    device.attach("copies", file=[a, b])
     fio_verify(device.path, bs="64k", iodepth=8, size=16 * MIB)
     assert_same(a, b, 16 * MIB)
-    device.attach("mirror", {"read_from": 1}, file=[a, b], replace=True)
+    device.attach("copies", {"read_from": 1}, file=[a, b], replace=True)
     assert_same(device.path, a, 16 * MIB)
 
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
-/* mirror: what changes data goes to files 0 and 1, reads come from `read_from`. */
+/* copies: what changes data goes to files 0 and 1, reads come from `read_from`. */
 #include "loop_body.bpf.h"
 
 const volatile __u32 read_from;
 
-UBLK_BPF(mirror)
+UBLK_BPF(copies)
 {
 	if (ctx->op == UBLK_IO_OP_READ) {
 		queue_loop(ctx, read_from);
