@@ -137,8 +137,9 @@
  *		The attachment keeps references. How each was opened decides:
  *		O_DIRECT or buffered, readable, writable
  *
- * -EINVAL: unknown flag, too many files, a program that is not one for ublk, or
- *	of the wrong one of the two kinds where the kernel can tell them apart, a file that is neither regular nor a block device (an
+ * -EINVAL: unknown flag, too many files, a program that is not one for
+ *	ublk, or of the wrong one of the two kinds where the kernel can tell
+ *	them apart, a file that is neither regular nor a block device (an
  *	anonymous inode is neither), or is open with O_APPEND, or needs direct
  *	I/O to be aligned more than the device's logical block size (offset,
  *	length) or DMA alignment (memory, UBLK_PARAM_TYPE_DMA_ALIGN) makes it

@@ -150,15 +150,15 @@ static noinline void ublk_bpf_ask(struct ublk_bpf_req *req)
 	verdict = ublk_bpf_face_run(kctx.att->complete, &kctx);
 	rcu_read_unlock();
 
-	if (likely(!verdict))
+	if (likely(!verdict)) {
 		ublk_bpf_finish(req, 0);
-	else if (verdict < 0 && verdict >= -MAX_ERRNO)
+	} else if (verdict < 0 && verdict >= -MAX_ERRNO) {
 		ublk_bpf_fail(req, verdict);
-	else if (verdict == UBLK_BPF_IO_PASS)
+	} else if (verdict == UBLK_BPF_IO_PASS) {
 		ublk_bpf_pass_late(req, kctx.ctx.result);
-	else if (verdict == UBLK_BPF_IO_REDIRECT)
+	} else if (verdict == UBLK_BPF_IO_REDIRECT) {
 		ublk_bpf_one_more_round(&kctx);
-	else {
+	} else {
 		ublk_bpf_refuse(&kctx, UBLK_BPF_REFUSED_VERDICT, verdict);
 		ublk_bpf_fail(req, -EIO);
 	}

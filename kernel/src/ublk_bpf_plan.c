@@ -335,8 +335,8 @@ int ublk_bpf_plan_sqe(struct ublk_bpf_ctx_kern *kctx,
 {
 	struct ublk_bpf_user_sqe sqe __uninitialized;
 
-	BUILD_BUG_ON(IORING_OP_READ + (__force u32)REQ_OP_WRITE !=
-		     (u32)IORING_OP_WRITE);
+	/* as REQ_OP_WRITE is to REQ_OP_READ */
+	BUILD_BUG_ON(IORING_OP_WRITE - IORING_OP_READ != 1);
 	if (unlikely(sqe_sz != sizeof(*usqe))) {
 		ublk_bpf_refuse(kctx, UBLK_BPF_REFUSED_SIZE, sqe_sz);
 		kctx->req->refused = true;

@@ -98,8 +98,9 @@ static void ublk_bpf_free_req(struct ublk_bpf_req *req)
 
 static u8 ublk_bpf_op(enum req_op op)
 {
-	BUILD_BUG_ON((u8)REQ_OP_READ != UBLK_IO_OP_READ ||
-		     (u8)REQ_OP_WRITE != UBLK_IO_OP_WRITE);
+	static_assert((u8)REQ_OP_READ == UBLK_IO_OP_READ);
+	static_assert((u8)REQ_OP_WRITE == UBLK_IO_OP_WRITE);
+
 	if (likely(op <= REQ_OP_WRITE))
 		return (__force u8)op;
 	switch (op) {

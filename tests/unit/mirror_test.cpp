@@ -30,7 +30,7 @@ class Mirror : public testing::Test {
 
   // A request of 8 sectors, whose SQEs end one after the other with these. The
   // result; `legs_` are those that SQEs were for.
-  int run(uint8_t op, std::vector<int> ends) {
+  int run(uint8_t op, const std::vector<int>& ends) {
     legs_.clear();
     desc_ = {};
     desc_.op_flags = op;

@@ -284,7 +284,7 @@ TEST(OpenTarget, ChunksAreWholeBlocks) {
   EXPECT_EQ(open_target(spec)->params.basic.chunk_sectors, 0U);
   spec.block_bytes = 4096;
   // Not only powers of two.
-  spec.chunk_bytes = 3 * 4096;
+  spec.chunk_bytes = 3ULL * 4096;
   EXPECT_EQ(open_target(spec)->params.basic.chunk_sectors, 24U);
   for (const uint64_t bytes : {4096ULL + 512, 4ULL << 40}) {
     spec.chunk_bytes = bytes;
