@@ -17,9 +17,16 @@ SIZE = 4 * MIB
 LEN = 16384
 # of regions that the program reads from leg 0 and from leg 1
 AT = [2 * MIB + 65536, 3 * MIB + 65536]
-BY_AND_LEG = pytest.mark.parametrize("by, leg", [("server", 0), ("server", 1), ("bios", 0), ("bios", 1), ("requests", 1)])
-BY = pytest.mark.parametrize("by", ["server", "bios", "requests"])
-PROGRAM = pytest.mark.parametrize("by", ["bios", "requests"])
+
+
+def full(*values):
+    """The same again by another way: what is quick leaves it out."""
+    return pytest.param(*values, marks=pytest.mark.full)
+
+
+BY_AND_LEG = pytest.mark.parametrize("by, leg", [full("server", 0), ("server", 1), ("bios", 0), ("bios", 1), full("requests", 1)])
+BY = pytest.mark.parametrize("by", ["server", "bios", full("requests")])
+PROGRAM = pytest.mark.parametrize("by", ["bios", full("requests")])
 
 
 class Mirror:

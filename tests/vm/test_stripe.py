@@ -103,7 +103,7 @@ def test_what_is_discarded_or_zeroed_is_a_range_of_each_leg(lab):
     assert not device.refused() and device.counters()["passed"] == 0
 
 
-@pytest.mark.parametrize("target", ["null", "loop"])
+@pytest.mark.parametrize("target", ["loop", pytest.param("null", marks=pytest.mark.full)])
 def test_no_request_crosses_a_chunk_also_after_recovery(lab, target):
     disk = lab.null_blk(8)
     file = disk.path if target == "loop" else None
