@@ -31,7 +31,7 @@ struct ublk_bpf_stats;
  * @stopping:	from when the device begins to be stopped until it is started
  * @has_att:	there is an @epoch
  * @sees_bios:	its program is to see bios; under ublk_bpf_lock
- * @merge:	its files merge no I/O; as @sees_bios
+ * @merge:	what comes in a row is to be merged, its files do not; as @sees_bios
  * @look_at_flush: see __ublk_bpf_hold_flush()
  * @home:	its lock protects @active to @look_at_flush
  * @disk:	set from start to stop, under ublk_bpf_lock

@@ -118,7 +118,7 @@ ublk_bpf_check_rw(const struct ublk_bpf_ctx_kern *kctx,
 		return UBLK_BPF_REFUSED_DATA;
 	if (unlikely(sqe->len & mask))
 		return UBLK_BPF_REFUSED_LEN;
-	if (unlikely(sqe->off & mask || sqe->off > LLONG_MAX - sqe->len))
+	if (unlikely(sqe->off & mask))
 		return UBLK_BPF_REFUSED_OFF;
 
 	s->opcode = write ? IORING_OP_WRITE : IORING_OP_READ;
@@ -163,8 +163,6 @@ ublk_bpf_check_fallocate(const struct ublk_bpf_ctx_kern *kctx,
 		return UBLK_BPF_REFUSED_MODE;
 	if (!sqe->addr || sqe->addr > kctx->req->bytes)
 		return UBLK_BPF_REFUSED_LEN;
-	if (sqe->off > LLONG_MAX - sqe->addr)
-		return UBLK_BPF_REFUSED_OFF;
 
 	s->opcode = IORING_OP_FALLOCATE;
 	s->off = sqe->off;
@@ -214,14 +212,23 @@ static __always_inline void ublk_bpf_copy_sqe(struct ublk_bpf_user_sqe *to,
 
 static enum ublk_bpf_reason
 ublk_bpf_check_sqe(const struct ublk_bpf_ctx_kern *kctx,
-		   const struct ublk_bpf_user_sqe *sqe, struct ublk_bpf_sqe *s)
+		   const struct ublk_bpf_user_sqe *sqe, u32 target)
 {
 	const struct ublk_bpf_att *att = kctx->att;
+	struct ublk_bpf_req *req = kctx->req;
+	enum ublk_bpf_reason reason;
+	struct ublk_bpf_sqe *s;
 
+	if (target)
+		return UBLK_BPF_REFUSED_SIZE;
+	if (req->nr == UBLK_BPF_MAX_SQES)
+		return UBLK_BPF_REFUSED_FULL;
 	if (sqe->flags & ~(IOSQE_FIXED_FILE | IOSQE_IO_LINK))
 		return UBLK_BPF_REFUSED_FLAGS;
 	if (sqe->reserved)
 		return UBLK_BPF_REFUSED_RESERVED;
+
+	s = &req->sqes[req->nr];
 	if (sqe->opcode == IORING_OP_NOP) {
 		if (sqe->addr || sqe->off || sqe->len || sqe->op_flags)
 			return UBLK_BPF_REFUSED_RESERVED;
@@ -241,33 +248,34 @@ ublk_bpf_check_sqe(const struct ublk_bpf_ctx_kern *kctx,
 	case IORING_OP_READ_FIXED:
 	case IORING_OP_WRITE:
 	case IORING_OP_WRITE_FIXED:
-		return ublk_bpf_check_rw(kctx, &att->files[sqe->fd], sqe, s);
+		reason = ublk_bpf_check_rw(kctx, &att->files[s->fd], sqe, s);
+		break;
 	case IORING_OP_FSYNC:
 		return ublk_bpf_check_fsync(sqe, s);
 	case IORING_OP_FALLOCATE:
-		return ublk_bpf_check_fallocate(kctx, &att->files[sqe->fd],
-						sqe, s);
+		reason = ublk_bpf_check_fallocate(kctx, &att->files[s->fd],
+						  sqe, s);
+		break;
 	default:
 		return UBLK_BPF_REFUSED_OPCODE;
 	}
+	if (reason)
+		return reason;
+	if (s->off > LLONG_MAX || s->len > LLONG_MAX - s->off)
+		return UBLK_BPF_REFUSED_OFF;
+	return UBLK_BPF_REFUSED_NONE;
 }
 
+/* Any SQE: what is wrong with it is counted, and told */
 static noinline int ublk_bpf_plan_any(struct ublk_bpf_ctx_kern *kctx,
 				      const struct ublk_bpf_user_sqe *sqe,
 				      u32 target)
 {
-	enum ublk_bpf_reason reason = UBLK_BPF_REFUSED_NONE;
 	struct ublk_bpf_req *req = kctx->req;
+	enum ublk_bpf_reason reason;
 	struct ublk_bpf_sqe *s;
 
-	if (target)
-		reason = UBLK_BPF_REFUSED_SIZE;
-	else if (req->nr == UBLK_BPF_MAX_SQES)
-		reason = UBLK_BPF_REFUSED_FULL;
-	if (!reason) {
-		s = &req->sqes[req->nr];
-		reason = ublk_bpf_check_sqe(kctx, sqe, s);
-	}
+	reason = ublk_bpf_check_sqe(kctx, sqe, target);
 	if (unlikely(reason)) {
 		__ublk_bpf_refuse(kctx, reason, sqe, 0);
 		req->refused = true;
@@ -275,6 +283,7 @@ static noinline int ublk_bpf_plan_any(struct ublk_bpf_ctx_kern *kctx,
 	}
 	if (!req->nr)
 		req->user_data = sqe->user_data;
+	s = &req->sqes[req->nr];
 	s->done = 0;
 	s->idx = req->nr++;
 	s->link = sqe->flags & IOSQE_IO_LINK;
@@ -333,7 +342,7 @@ ublk_bpf_plan_plain(struct ublk_bpf_ctx_kern *kctx,
 int ublk_bpf_plan_sqe(struct ublk_bpf_ctx_kern *kctx,
 		      const struct io_uring_sqe *usqe, u32 sqe_sz, u32 target)
 {
-	struct ublk_bpf_user_sqe sqe __uninitialized;
+	struct ublk_bpf_user_sqe sqe __uninitialized, any __uninitialized;
 
 	/* as REQ_OP_WRITE is to REQ_OP_READ */
 	BUILD_BUG_ON(IORING_OP_WRITE - IORING_OP_READ != 1);
@@ -345,17 +354,9 @@ int ublk_bpf_plan_sqe(struct ublk_bpf_ctx_kern *kctx,
 	ublk_bpf_copy_sqe(&sqe, usqe);
 	if (likely(ublk_bpf_plan_plain(kctx, &sqe, target)))
 		return 0;
-	return ublk_bpf_plan_any(kctx, &(struct ublk_bpf_user_sqe){
-		.off = sqe.off,
-		.addr = sqe.addr,
-		.user_data = sqe.user_data,
-		.reserved = sqe.reserved,
-		.len = sqe.len,
-		.op_flags = sqe.op_flags,
-		.fd = sqe.fd,
-		.opcode = sqe.opcode,
-		.flags = sqe.flags,
-	}, target);
+	/* a copy, so that the other one need not be in memory */
+	any = sqe;
+	return ublk_bpf_plan_any(kctx, &any, target);
 }
 
 static bool ublk_bpf_covers_many(const struct ublk_bpf_req *req, u8 opcode,

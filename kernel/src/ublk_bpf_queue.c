@@ -502,7 +502,7 @@ struct bio *ublk_bpf_queue_bio(struct ublk_bpf_dev *bd, struct bio *bio,
 	struct ublk_bpf_ctx_kern kctx __uninitialized;
 	struct ublk_bpf_epoch *epoch;
 	struct ublk_bpf_req *req;
-	bool split = false;
+	bool split;
 	u32 verdict;
 
 	if (refuse || !ublk_bpf_likes_bio(bio))
@@ -510,8 +510,8 @@ struct bio *ublk_bpf_queue_bio(struct ublk_bpf_dev *bd, struct bio *bio,
 	if (READ_ONCE(bd->merge) && current->plug &&
 	    ublk_bpf_is_in_a_row(bio))
 		return bio;
-	if (unlikely(ublk_bpf_is_long(bio))) {
-		split = true;
+	split = ublk_bpf_is_long(bio);
+	if (unlikely(split)) {
 		/* the rest of it comes again */
 		bio = bio_split_to_limits(bio);
 		if (!bio)
