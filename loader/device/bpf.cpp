@@ -316,10 +316,8 @@ Result<void> note_attached(Control& control, const StateStore& states,
   return noted;
 }
 
-// Those of the last program that this tool has attached.
 Pins pins_before(const Device& device) {
-  return device.state && device.state->attached ? device.state->attached->pins
-                                                : Pins{};
+  return device.state ? device.state->pins() : Pins{};
 }
 
 Result<void> keep_maps(ProgramObject& object, const Device& device) {

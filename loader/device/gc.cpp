@@ -115,7 +115,7 @@ Result<std::vector<Orphan>> collect_garbage(Control& control,
                        .dev_id = dev_id,
                        .cleared = true,
                        .why = "its device is not there"});
-    if (!options.dry_run) TRY(forget(states, dev_id, ""));
+    if (!options.dry_run) TRY(forget(states, dev_id));
   }
   for (const std::string& name : states.other_files()) {
     const auto writer = writer_of(name);

@@ -45,10 +45,9 @@ Result<void> remove_device(Control& control, const StateStore& states,
                            uint32_t dev_id, Removal how = Removal::waits,
                            const EndOptions& options = {});
 
-// Of a device that has gone: its state, and what its program had pinned. Unless
-// it is of another instance; "" is any.
-Result<void> forget(const StateStore& states, uint32_t dev_id,
-                    const std::string& instance);
+// Of a device that has gone, whichever instance it was: its state, and what its
+// program had pinned.
+Result<void> forget(const StateStore& states, uint32_t dev_id);
 
 // Several, of which each succeeds or fails by itself; their servers are waited
 // for together.

@@ -208,12 +208,12 @@ Result<void> remove_one(Control& control, const StateStore& states,
   const auto info = control.info(dev_id);
   if (!info) {
     // What an unclean end has left of it.
-    if (info.error().code() == ENODEV) TRY(forget(states, dev_id, ""));
+    if (info.error().code() == ENODEV) TRY(forget(states, dev_id));
     return std::unexpected(info.error());
   }
   const auto state = states.load(dev_id);
   const std::string instance = state ? state->instance : "";
-  const Pins pins = state && state->attached ? state->attached->pins : Pins{};
+  const Pins pins = state ? state->pins() : Pins{};
   const ServerProcess* server = servers.find(*info);
   TRY(end(control, *info, server, options, "del"));
   Watchdog watch(dev_id, server, options);
@@ -233,11 +233,9 @@ Result<void> remove_one(Control& control, const StateStore& states,
 
 }  // namespace
 
-Result<void> forget(const StateStore& states, uint32_t dev_id,
-                    const std::string& instance) {
-  if (const auto state = states.load(dev_id); state && state->attached)
-    remove_pins(state->attached->pins);
-  return states.remove(dev_id, instance);
+Result<void> forget(const StateStore& states, uint32_t dev_id) {
+  if (const auto state = states.load(dev_id)) remove_pins(state->pins());
+  return states.remove(dev_id, "");
 }
 
 Result<void> stop_device(Control& control, uint32_t dev_id, bool driver_checks,

@@ -47,6 +47,8 @@ struct DeviceState {
   // CPUs that a user wants a queue's thread on, by q_id. Others have theirs of
   // the driver.
   std::map<uint16_t, std::vector<uint16_t>> affinity{};
+  // Those of the last program that this tool has attached.
+  Pins pins() const { return attached ? attached->pins : Pins{}; }
   // The kernel's id of the map by which a mirror's program knows which legs
   // have failed; 0: there is none.
   uint32_t legs_map = 0;

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <atomic>
-#include <bit>
 #include <cstdint>
 #include <functional>
 #include <mutex>
@@ -21,7 +20,6 @@ class Legs {
 
   Legs(uint32_t count, uint32_t failed) : count_(count), failed_(failed) {}
 
-  uint32_t count() const { return count_; }
   // Bit N: leg N.
   uint32_t failed() const { return failed_.load(std::memory_order_acquire); }
   bool in_use(uint32_t leg) const { return !(failed() >> leg & 1); }
