@@ -38,20 +38,8 @@ static __always_inline __u32 log2_of(__u64 n)
 
 UBLK_BPF(latency)
 {
-	__u64 off = offset + ublk_bpf_start_bytes(ctx);
-	__u32 len = ublk_bpf_len_bytes(ctx);
-	__u64 now = bpf_ktime_get_ns();
-
-	if (ctx->op <= UBLK_IO_OP_WRITE)
-		ublk_bpf_queue_rw_with(ctx, 0, off, 0, len, now);
-	else if (ctx->op == UBLK_IO_OP_FLUSH)
-		ublk_bpf_queue_fsync_with(ctx, 0, now);
-	else if (ctx->op == UBLK_IO_OP_DISCARD ||
-		 ctx->op == UBLK_IO_OP_WRITE_ZEROES)
-		ublk_bpf_queue_zero_with(ctx, 0, off, len, now);
-	else
-		return UBLK_BPF_IO_PASS;
-	return UBLK_BPF_IO_REDIRECT;
+	return ublk_bpf_queue_all_with(ctx, 0, offset + ublk_bpf_start_bytes(ctx),
+				       bpf_ktime_get_ns());
 }
 
 UBLK_BPF_COMPLETE(latency)

@@ -15,19 +15,7 @@ const volatile __u64 offset;
 
 UBLK_BPF(loop)
 {
-	__u64 off = offset + ublk_bpf_start_bytes(ctx);
-	__u32 len = ublk_bpf_len_bytes(ctx);
-
-	if (ctx->op <= UBLK_IO_OP_WRITE)
-		ublk_bpf_queue_rw(ctx, 0, off, 0, len);
-	else if (ctx->op == UBLK_IO_OP_FLUSH)
-		ublk_bpf_queue_fsync(ctx, 0);
-	else if (ctx->op == UBLK_IO_OP_DISCARD ||
-		 ctx->op == UBLK_IO_OP_WRITE_ZEROES)
-		ublk_bpf_queue_zero(ctx, 0, off, len);
-	else
-		return UBLK_BPF_IO_PASS;
-	return UBLK_BPF_IO_REDIRECT;
+	return ublk_bpf_queue_all(ctx, 0, offset + ublk_bpf_start_bytes(ctx));
 }
 
 char _license[] SEC("license") = "GPL";

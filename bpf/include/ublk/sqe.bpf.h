@@ -123,4 +123,33 @@ static __always_inline int ublk_bpf_queue_zero(struct ublk_bpf_ctx *ctx,
 	return ublk_bpf_queue_zero_with(ctx, fd, off, len, 0);
 }
 
+/*
+ * The whole request on one file, from byte @off of it on: what `loop` does. A
+ * flush is an fdatasync. Returns the verdict: UBLK_BPF_IO_REDIRECT, or
+ * UBLK_BPF_IO_PASS for an operation that no SQE stands for.
+ */
+static __always_inline int ublk_bpf_queue_all_with(struct ublk_bpf_ctx *ctx,
+						   __s32 fd, __u64 off,
+						   __u64 user_data)
+{
+	__u32 len = ublk_bpf_len_bytes(ctx);
+
+	if (ctx->op <= UBLK_IO_OP_WRITE)
+		ublk_bpf_queue_rw_with(ctx, fd, off, 0, len, user_data);
+	else if (ctx->op == UBLK_IO_OP_FLUSH)
+		ublk_bpf_queue_fsync_with(ctx, fd, user_data);
+	else if (ctx->op == UBLK_IO_OP_DISCARD ||
+		 ctx->op == UBLK_IO_OP_WRITE_ZEROES)
+		ublk_bpf_queue_zero_with(ctx, fd, off, len, user_data);
+	else
+		return UBLK_BPF_IO_PASS;
+	return UBLK_BPF_IO_REDIRECT;
+}
+
+static __always_inline int ublk_bpf_queue_all(struct ublk_bpf_ctx *ctx,
+					      __s32 fd, __u64 off)
+{
+	return ublk_bpf_queue_all_with(ctx, fd, off, 0);
+}
+
 #endif
