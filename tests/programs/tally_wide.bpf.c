@@ -1,25 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /* tally_wide: tally, whose map is larger. */
-#include "loop_body.bpf.h"
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 12);
-	__type(key, __u32);
-	__type(value, __u64);
-} counts SEC(".maps");
-
-__u64 last_sector;
+#define ENTRIES	12
+#include "tally_body.bpf.h"
 
 UBLK_BPF(tally_wide)
 {
-	__u32 op = ctx->op;
-	__u64 *count = bpf_map_lookup_elem(&counts, &op);
-
-	if (count)
-		__sync_fetch_and_add(count, 1);
-	last_sector = ctx->start_sector;
-	return loop_verdict(ctx);
+	return tally_verdict(ctx);
 }
 
 char _license[] SEC("license") = "GPL";

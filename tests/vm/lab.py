@@ -142,6 +142,16 @@ class Lab:
         self.stack.callback(sh, "losetup", "-d", path)
         return path
 
+    def device_mapper(self, path, kind="linear", args="", name="ublkt"):
+        """All of a block device through one target of device mapper, whose further arguments are args."""
+        for module in ("dm-mod", f"dm-{kind}"):
+            sh("modprobe", "-q", module, check=False)
+        sectors = sh("blockdev", "--getsz", path).stdout.strip()
+        sh("dmsetup", "create", name, "--table", f"0 {sectors} {kind} {path} 0 {args}")
+        self.cleanup(sh, "dmsetup", "remove", "--retry", name)
+        sh("dmsetup", "mknodes", name)
+        return f"/dev/mapper/{name}"
+
     def add(self, target="loop", file=None, **opts):
         """
         Adds a ublk device, which is deleted afterwards. It gets flushes even over null_blk, which has no cache to

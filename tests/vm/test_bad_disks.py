@@ -16,14 +16,9 @@ from test_kill import kill_server, quiesced
 OTHER_LEG = {"op": READ, "verdict": AS_IT_IS, "failed_only": True, "rounds": 1, "other_from": 1}
 
 
-def flakey(lab, path, up=1, down=1, name="ublkflaky"):
-    """A view of the disk that fails all I/O for `down` seconds after each `up` seconds."""
-    sh("modprobe", "-q", "dm-flakey", check=False)
-    sectors = sh("blockdev", "--getsz", path).stdout.strip()
-    sh("dmsetup", "create", name, "--table", f"0 {sectors} flakey {path} 0 {up} {down}")
-    lab.cleanup(sh, "dmsetup", "remove", "--retry", name)
-    sh("dmsetup", "mknodes", name)
-    return f"/dev/mapper/{name}"
+def flakey(lab, path):
+    """A view of the disk that fails all I/O for a second after each second."""
+    return lab.device_mapper(path, "flakey", "1 1")
 
 
 def scsi_debug(**options):

@@ -73,15 +73,6 @@ def test_of_two_that_close_a_ring_at_once_one_is_refused(lab):
         (first if made[0] else second).detach()
 
 
-def dm_linear(lab, path, name="ublkt"):
-    sh("modprobe", "-q", "dm-mod", check=False)
-    sectors = sh("blockdev", "--getsz", path).stdout.strip()
-    sh("dmsetup", "create", name, "--table", f"0 {sectors} linear {path} 0")
-    lab.cleanup(sh, "dmsetup", "remove", "--retry", name)
-    sh("dmsetup", "mknodes", name)
-    return f"/dev/mapper/{name}"
-
-
 def ext4_file(lab, path):
     sh("mkfs.ext4", "-q", "-F", path)
     return lab.file(lab.mount(path, "ext4"), 4 * MIB)
@@ -90,10 +81,10 @@ def ext4_file(lab, path):
 # what lies between a device and the one above it: the layer's device or file
 LAYERS = {
     "loop": lambda lab, path: lab.kernel_loop(path),
-    "dm": dm_linear,
+    "dm": lambda lab, path: lab.device_mapper(path),
     "file": ext4_file,
     "file-on-loop": lambda lab, path: ext4_file(lab, lab.kernel_loop(path)),
-    "loop-on-dm": lambda lab, path: lab.kernel_loop(dm_linear(lab, path)),
+    "loop-on-dm": lambda lab, path: lab.kernel_loop(lab.device_mapper(path)),
     "loop-on-file": lambda lab, path: lab.kernel_loop(ext4_file(lab, path)),
 }
 
