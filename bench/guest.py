@@ -74,14 +74,10 @@ def made(ways, backing_name, backing, absent):
     return found
 
 
-def slug(w):
-    return "".join(c for c in w.name if c.isalnum())
-
-
 def mapped_paths(absent):
     """Device mapper's, md's and programs that do the same, over disks of their own."""
     def disks(w):
-        return [lab.null_blk(f"{slug(w)}{n}", NULL_BLK_MIB, int(kept)) for n, kept in enumerate(w.disks)]
+        return [lab.null_blk(f"{w.slug}{n}", NULL_BLK_MIB, int(kept)) for n, kept in enumerate(w.disks)]
 
     return made(mapped.WAYS + POLICIES, "null_blk", disks, absent)
 
@@ -96,7 +92,7 @@ def file_paths(absent):
 
     paths = [measure.Path("file on ext4", "kernel loop", lab.kernel_loop(disk.file("loop", FILE_MIB)))]
     paths += [path("server", lab.Ublk), path("program", attached), path("program, --no-inline", attached, "--no-inline")]
-    paths += made(FILE_WAYS, "file on ext4", lambda w: disk.file(slug(w), FILE_MIB, w.kept_mib), absent)
+    paths += made(FILE_WAYS, "file on ext4", lambda w: disk.file(w.slug, FILE_MIB, w.kept_mib), absent)
     lab.sh("sync")
     return paths
 

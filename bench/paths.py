@@ -157,6 +157,8 @@ PATHS = [
     Way("program, --no-inline", "loop.bpf.o, I/O done by a worker", program("loop", "--no-inline")),
     Way("program, passing", "pass.bpf.o leaves everything to our server, copy", program("pass")),
 ]
+
+
 def policy(stack, name, target, *options):
     """A device of a target with options of its own, and a program that is more than a mapping to one file."""
     try:

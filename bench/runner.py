@@ -79,19 +79,15 @@ class Backing:
         if self.kind == "ext4":
             if way.name == "raw":
                 raise paths.Absent("a file has no block device of its own")
-            return lambda n: self.disk.file(f"{slug(way)}{n}", 32, way.kept_mib)
+            return lambda n: self.disk.file(f"{way.slug}{n}", 32, way.kept_mib)
         if way.disks:
-            return lambda n: [self.null_blk(f"bench-{slug(way)}{n}-{i}", int(kept)) for i, kept in enumerate(way.disks)]
+            return lambda n: [self.null_blk(f"bench-{way.slug}{n}-{i}", int(kept)) for i, kept in enumerate(way.disks)]
         return lambda n: self.null_blk(f"bench-shared{n}")
 
     def check(self, way):
         """A backing that keeps what is written, of as many disks as the way needs."""
         disks = [self.null_blk(f"bench-check{i}", 1) for i in range(len(way.disks) or 1)]
         return disks if way.disks else disks[0]
-
-
-def slug(way):
-    return "".join(c for c in way.name if c.isalnum())
 
 
 def nvme():

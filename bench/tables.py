@@ -57,10 +57,6 @@ def program_of(result, backing):
     return "program" if "program" in result.paths(backing) else None
 
 
-def spread_of(result, backing, path):
-    return max((result.spread(backing, path, j) for j in result.jobs(backing)), default=0)
-
-
 def cost_tables(result, backing):
     """(title, rows) of each family of jobs: a row per path, for each job its cost and what the program's is of it."""
     program, tables = program_of(result, backing), []

@@ -48,6 +48,11 @@ class Way:
     disks: tuple = ()
     kept_mib: int = 0  # of a file, from its beginning: what is written there must be kept
 
+    @property
+    def slug(self):
+        """Its name as that of a file or a disk."""
+        return "".join(c for c in self.name if c.isalnum())
+
 
 def need_tool(name, package):
     if subprocess.run(["sh", "-c", f"command -v {name}"], capture_output=True, check=False).returncode:
