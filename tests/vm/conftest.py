@@ -8,10 +8,12 @@ without the tests that are marked `face`. Tests that are marked `full` take long
 and have a quicker one of their kind beside them: they run with UBLK_BPF_FULL=1
 (make test-full). So does what is marked `one_face` on the patched kernel: it is
 about the server more than about the kernel, and runs on the module's kernel
-always. Each test fails on what the kernel complains about meanwhile,
-and leaves no device behind.
+always. With UBLK_BPF_QUICK=1 (a whole suite of make test) only one case of each
+test runs, another one on each face. Each test fails on what the kernel complains
+about meanwhile, and leaves no device behind.
 """
 
+import itertools
 import os
 import signal
 from pathlib import Path
@@ -29,6 +31,10 @@ REPORTS = Path(os.environ["UBLK_BPF_REPORTS"]) if "UBLK_BPF_REPORTS" in os.envir
 
 FACE = os.environ.get("UBLK_BPF_FACE", "")
 STOCK = FACE.startswith("stock-")
+# A quick run has one case of each test: the last one on the patched kernel, the
+# first one elsewhere. What is marked `every` runs in all of its cases.
+QUICK = os.environ.get("UBLK_BPF_QUICK") == "1" and not cli.FULL
+QUICK_CASE = -1 if FACE == "type" else 0
 # of the kernels' own drivers, one column each
 collect_ignore = [] if STOCK else ["test_matrix.py"]
 
@@ -37,16 +43,28 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "face: needs a kernel with the BPF part of ublk")
     config.addinivalue_line("markers", "full: takes long; runs with UBLK_BPF_FULL=1, as in make test-full")
     config.addinivalue_line("markers", "one_face: on the patched kernel it is like `full`, elsewhere it runs always")
+    config.addinivalue_line("markers", "every: a quick run has all of its cases too")
+
+
+def quick(items):
+    chosen = []
+    for _, group in itertools.groupby(items, key=lambda item: (item.module, item.originalname)):
+        cases = list(group)
+        chosen += cases if cases[0].get_closest_marker("every") else [cases[QUICK_CASE]]
+    return chosen
 
 
 def pytest_collection_modifyitems(config, items):
     unwanted = ["face"] if STOCK else []
     if not cli.FULL:
         unwanted += ["full", "one_face"] if FACE == "type" else ["full"]
-    without = [item for item in items if any(map(item.get_closest_marker, unwanted))]
-    if without:
-        config.hook.pytest_deselected(items=without)
-        items[:] = [item for item in items if item not in without]
+    wanted = [item for item in items if not any(map(item.get_closest_marker, unwanted))]
+    if QUICK:
+        wanted = quick(wanted)
+    if len(wanted) < len(items):
+        kept = set(wanted)
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = wanted
 
 
 def pytest_sessionstart(session):

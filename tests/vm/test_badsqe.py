@@ -201,6 +201,7 @@ def must_fail(target, op):
     assert caught.value.errno == errno.EIO
 
 
+@pytest.mark.every
 @pytest.mark.parametrize("case", BAD_SQES, ids=case_id)
 def test_bad_sqe_is_refused_with_its_errno_and_fails_the_request(target, case):
     reason, op, fields = case

@@ -98,6 +98,7 @@ def serve_file(device, file):
     assert_same(device.path, file, SIZE)
 
 
+@pytest.mark.every
 @pytest.mark.parametrize(("target", "path", "batch"), matrix.SERVED, ids=map(matrix.row_of, matrix.SERVED))
 def test_cell(lab, disk, agree, features, target, path, batch):
     args = {
@@ -117,6 +118,7 @@ def test_cell(lab, disk, agree, features, target, path, batch):
     agree(matrix.row_of((target, path, batch)), f"needs {lacks}" if lacks else matrix.SERVES)
 
 
+@pytest.mark.every
 @pytest.mark.parametrize("mode", matrix.RECOVERY)
 def test_recovery(lab, disk, agree, mode):
     device, lacks = try_add(lab, "-t", "loop", "-f", disk, "-q", 2, *matrix.RECOVERY[mode])

@@ -255,6 +255,7 @@ def test_commands_for_a_host_with_a_face(desk):
             run_line(line, desk)
 
 
+@pytest.mark.every
 @pytest.mark.parametrize("page", [page for page in PAGES[1:] if blocks(page, "guest")], ids=lambda page: page.stem)
 def test_commands_of_a_page(page, desk):
     """Each block alone, with a loop device 0 over disk.img if it does not add one."""

@@ -163,6 +163,7 @@ with_scripts = pytest.mark.skipif(not scripts, reason="the scripts are where our
 
 
 @with_scripts
+@pytest.mark.every
 @pytest.mark.parametrize("script", [s.name for s in scripts])
 def test_script(script, suite, record_property, capfd):
     directory, outcomes = suite
