@@ -2,7 +2,6 @@
 #pragma once
 
 #include <array>
-#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -11,17 +10,15 @@
 #include <string>
 #include <vector>
 
+#include "layer/block_map.h"
+#include "layer/uuid.h"
 #include "sys/backing.h"
 #include "sys/error.h"
-#include "sys/mmap_region.h"
 
 namespace ublk {
 
 // A layer file: the blocks of a disk that differ from what is below it. Its
 // format is docs/layer-format.md.
-
-using Uuid = std::array<uint8_t, 16>;  // all zero: none
-std::string uuid_text(const Uuid& uuid);
 
 // What is below a layer.
 struct LayerBase {
@@ -31,10 +28,11 @@ struct LayerBase {
     file,   // a regular file or block device, byte for byte: "raw"
   };
   Kind kind = Kind::none;
-  std::string path{};       // absolute; as in the file
-  Uuid uuid{};              // of a layer
-  uint64_t size_bytes = 0;  // of a file, when the layer was made
-  int64_t mtime_ns = 0;     // likewise; 0 for block devices
+  std::string path{};         // absolute
+  std::string stored_path{};  // as in the layer: also relative to its directory
+  Uuid uuid{};                // of a layer
+  uint64_t size_bytes = 0;    // of a file, when the layer was made
+  int64_t mtime_ns = 0;       // likewise; 0 for block devices
 };
 
 // What a layer's header says.
@@ -43,61 +41,50 @@ struct LayerHeader {
   uint64_t size_bytes = 0;   // of the disk, a multiple of 512
   uint32_t block_bytes = 0;  // a power of two, 4 KiB to 1 MiB
   bool sealed = false;       // a snapshot: nothing is written any more
+  // Of a later program, with something that this one may read around, but does
+  // not know how to keep right.
+  bool read_only = false;
   LayerBase base{};
-  uint64_t bitmap_offset = 0;  // bytes, of the file; multiples of 4 KiB
-  uint64_t data_offset = 0;    // a multiple of the block size
+  uint64_t bitmap_offset = 0;  // bytes, of the file; a multiple of 4 KiB
+  uint64_t data_offset = 0;    // a multiple of 1 MiB
   // The last one may be cut short by the disk's end.
   uint64_t nr_blocks() const {
-    return (size_bytes + block_bytes - 1) / block_bytes;
+    return size_bytes / block_bytes + (size_bytes % block_bytes != 0);
   }
 };
 
-// Which blocks of a layer are present, in memory: bit N % 64 of word N / 64.
-// A bit goes from 0 to 1 once and never back. Other threads may set bits at any
-// time, and so may the kernel's program if the memory is a BPF map's. What the
-// disk lacks is noted per sector of the bitmap on disk ("unsaved").
-class BlockMap {
- public:
-  // Bits that one 512-byte sector of the bitmap on disk has.
-  static constexpr uint64_t kSectorBits = 63 * 64;
-
-  // Both of them borrowed, zeroed, and as large as words_for() and
-  // unsaved_words_for() say.
-  BlockMap(uint64_t nr_blocks, std::span<uint64_t> present,
-           std::span<uint64_t> unsaved);
-  static uint64_t words_for(uint64_t nr_blocks);
-  static uint64_t unsaved_words_for(uint64_t nr_blocks);
-
-  uint64_t nr_blocks() const { return nr_blocks_; }
-  bool present(uint64_t block) const;
-  // The number of blocks from `first` on, at most `most`, that are all present
-  // or all absent as the first one is.
-  uint64_t run(uint64_t first, uint64_t most) const;
-  // Makes blocks visible whose data is in the file already, and notes that the
-  // disk does not know.
-  void set(uint64_t first, uint64_t count);
-  uint64_t count() const;
-  // Whether save() has something to write.
-  bool unsaved() const;
-};
+inline constexpr uint64_t kMostLayerBytes = uint64_t{64} << 40;
+inline constexpr uint32_t kLeastBlockBytes = 4096;
+inline constexpr uint32_t kMostBlockBytes = 1 << 20;
 
 // An open layer file, the data of which is at data_offset() plus its own
 // offset. Destruction closes the file and with it gives up the lock; it saves
-// nothing.
+// nothing. A child process that has the descriptors has the lock too.
 class Layer {
  public:
   struct CreateOptions {
-    std::string path;
+    std::string path{};
     uint64_t size_bytes = 0;  // 0: that of the base
     uint32_t block_bytes = 4096;
-    std::string base{};  // "": none
+    std::string base{};  // "": none. Relative to the directory of `path`
+    // What the base is; not given: a layer if it begins like one. To be given
+    // where others write the base's bytes, as a guest does its disk's.
+    std::optional<LayerBase::Kind> base_kind{};
+    // A layer that becomes a base must never change again: it is sealed, for
+    // which nobody may have it open as a top. false: the caller has, and seals
+    // it before the new layer is used.
+    bool seal_base = true;
   };
   // Makes a new, empty layer, durable with its directory's entry. EEXIST: there
-  // is a file of that name, nothing is touched.
+  // is a file of that name, nothing is touched. E2BIG: upon so many layers.
+  // EBUSY: the base is in use as a top.
   static Result<LayerHeader> create(const CreateOptions& options);
   // Whether the file begins like a layer. EISDIR and the like as Backing has
   // them.
   static Result<bool> is_layer(const std::string& path);
+  // Of a file that somebody else may have open: no lock, no bitmap. EPROTO as
+  // open().
+  static Result<LayerHeader> read_header(const std::string& path);
 
   enum class Use {
     look,   // header and bitmap as they are on disk; no lock
@@ -107,39 +94,80 @@ class Layer {
   struct OpenOptions {
     Use use = Use::look;
     bool buffered = false;
+    // Of what is below the top, in a chain: the page cache is where many
+    // clones share one base.
+    bool buffered_below = false;
     // Memory for the bitmap, of these many words: present, then unsaved. Shared
-    // with a program where it is a map's. Empty function: the process's own.
+    // with a program where it is a map's. Borrowed until the layer is closed.
+    // Empty function: the process's own. In a chain it is called for each
+    // layer, the topmost first.
     std::function<Result<std::span<uint64_t>>(uint64_t words)> memory{};
+    // That memory is not zeroed, but what a server has left that is gone: bits
+    // that it has and the disk lacks are unsaved, whatever its unsaved words
+    // say.
+    bool adopt = false;
+    // In a chain: a base counts as the same although its size, its time or its
+    // UUID says otherwise, or although it is not sealed.
+    bool changed_base = false;
   };
   // EPROTO: not a layer, of another version, or damaged; says what and where.
   // EBUSY: locked by somebody else. EROFS: sealed, and is to be the top.
   static Result<Layer> open(const std::string& path,
                             const OpenOptions& options);
 
+  Layer(Layer&&) noexcept;
+  Layer& operator=(Layer&&) noexcept;
+  ~Layer();
+
   const LayerHeader& header() const;
+  // Where the data is read and written.
   const Backing& file() const;
+  // The same file without O_DIRECT, for what Save has. It has the lock, which
+  // is the open file's (flock): duplicates of it share it.
+  int metadata_fd() const;
   BlockMap& blocks();
   const BlockMap& blocks() const;
   uint64_t data_offset() const { return header().data_offset; }
 
   // What a save writes: bits that were set when it began, so that the data of
-  // all of them is durable once the file is synced after that.
-  struct Save {
+  // all of them is durable once the file is synced after that. Unless it was
+  // ended, its destruction makes its bits unsaved again. Not to outlive the
+  // layer.
+  class Save {
+   public:
     struct Sector {
       uint64_t offset = 0;  // bytes, of the file
       std::array<std::byte, 512> bytes{};
     };
+    Save(Save&&) noexcept;
+    Save& operator=(Save&&) = delete;
+    ~Save();
+    // Ascending.
     std::vector<Sector> sectors;
+
+   private:
+    friend class Layer;
+    explicit Save(void* layer) : layer_(layer) {}
+    std::vector<uint64_t> numbers_;
+    void* layer_;
   };
   // Step one of three: takes the unsaved bits. Then the caller syncs the data,
-  // writes the sectors, and syncs again. If any of that fails, put_back(), and
-  // they are unsaved once more. One save at a time.
-  Save begin_save();
-  void put_back(const Save& save);
-  // All three steps, blocking.
+  // writes the sectors to metadata_fd(), syncs again, and calls end_save(). If
+  // any of that fails, put_back(), and they are unsaved once more. EBUSY: one
+  // save at a time, or an older state of a sector could be written last.
+  Result<Save> begin_save();
+  void end_save(Save save);
+  void put_back(Save save);
+  // All steps, blocking.
   Result<void> save();
-  // Nothing is written after it: marks the header, durably. Saves before.
+  // Nothing is written after it: saves, marks the header, durably, and then has
+  // the lock of a layer below.
   Result<void> seal();
+
+ private:
+  struct Impl;
+  explicit Layer(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
 };
 
 // A top layer and all that is below it, the topmost first.
@@ -147,11 +175,13 @@ struct LayerChain {
   static constexpr size_t kMost = 16;  // layers, without a base that is a file
   std::vector<Layer> layers;
   std::optional<Backing> base;  // that is a file
-  // Opens the layer as `top` and the others as `below`. ELOOP: a circle.
-  // E2BIG: more than kMost. ESTALE: a base is another one than when the layer
-  // was made, or has changed since; names both.
+  // Opens the layer for `use`, and the others as `below`, or all of them for a
+  // look. `options.use` does not matter. ELOOP: a circle. E2BIG: more than
+  // kMost. ESTALE: a base is another one than when the layer was made, has
+  // changed since, or can change as it is not sealed; names both.
   static Result<LayerChain> open(const std::string& top,
-                                 const Layer::OpenOptions& options);
+                                 const Layer::OpenOptions& options,
+                                 Layer::Use use = Layer::Use::top);
 };
 
 }  // namespace ublk

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: MIT
+#include "layer/layer.h"
+
+#include <fcntl.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+
+#include "layer/layer_file.h"
+#include "sys/mmap_region.h"
+
+namespace ublk {
+
+using layer_format::SectorFault;
+
+// At one place for as long as the layer is open.
+struct Layer::Impl {
+  LayerHeader header;
+  Backing file;
+  UniqueFd metadata;
+  MmapRegion own;  // unless the memory is borrowed
+  BlockMap blocks{0, {}, {}};
+  Use use = Use::look;
+  std::atomic<bool> saving = false;
+};
+
+namespace {
+
+Result<void> check_length(const LayerHeader& header, const Backing& file) {
+  const uint64_t wanted = layer_format::file_bytes(header);
+  if (file.size_bytes < wanted)
+    return std::unexpected(
+        Error::plain(EPROTO, fmt("is cut short: has {} bytes of {}",
+                                 file.size_bytes, wanted))
+            .hint("ublk-bpf layer check says what is lost"));
+  return {};
+}
+
+Result<void> check_use(const LayerHeader& header, Layer::Use use) {
+  if (use != Layer::Use::top) return {};
+  if (header.sealed)
+    return std::unexpected(
+        Error::plain(EROFS,
+                     "is sealed: others may be on it, so nothing is "
+                     "written to it any more")
+            .hint("ublk-bpf layer create NEW --base FILE makes a layer on it "
+                  "that can be written"));
+  if (header.read_only)
+    return std::unexpected(
+        Error::plain(EROFS,
+                     "has features that this program can read, but not "
+                     "write")
+            .hint("use a newer ublk-bpf"));
+  return {};
+}
+
+// No memory is touched for what was never written.
+Result<void> load_blocks(int fd, const LayerHeader& header, bool adopt,
+                         BlockMap& blocks) {
+  uint64_t next = 0;
+  const auto unsaved_up_to = [&](uint64_t sector) {
+    for (; adopt && next < sector; next++) blocks.merge_saved(next, {});
+    next = sector + 1;
+  };
+  TRY(layer_format::for_each_sector(
+      fd, header,
+      [&](uint64_t number, SectorFault fault,
+          const BlockMap::SectorBits& bits) -> Result<void> {
+        if (fault != SectorFault::none)
+          return std::unexpected(
+              Error::plain(EPROTO,
+                           layer_format::fault_text(header, number, fault))
+                  .hint("ublk-bpf layer check names all damage"));
+        if (layer_format::has_stray_bits(header, number, bits))
+          return std::unexpected(
+              Error::plain(EPROTO,
+                           fmt("bitmap sector {}: has blocks beyond the "
+                               "disk's end",
+                               number))
+                  .hint("ublk-bpf layer check --repair removes them"));
+        unsaved_up_to(number);
+        blocks.merge_saved(number, bits);
+        return {};
+      }));
+  unsaved_up_to(BlockMap::sectors_for(header.nr_blocks()));
+  return {};
+}
+
+}  // namespace
+
+Layer::Layer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Layer::Layer(Layer&&) noexcept = default;
+Layer& Layer::operator=(Layer&&) noexcept = default;
+Layer::~Layer() = default;
+
+const LayerHeader& Layer::header() const { return impl_->header; }
+const Backing& Layer::file() const { return impl_->file; }
+int Layer::metadata_fd() const { return impl_->metadata.get(); }
+BlockMap& Layer::blocks() { return impl_->blocks; }
+const BlockMap& Layer::blocks() const { return impl_->blocks; }
+
+Result<bool> Layer::is_layer(const std::string& path) {
+  const Backing file =
+      TRY(Backing::open(path, {.read_only = true, .buffered = true}));
+  std::array<char, layer_format::kMagic.size()> begin{};
+  const auto got = layer_format::read_at(
+      file.fd.get(), std::as_writable_bytes(std::span(begin)), 0);
+  if (!got && got.error().code() != EPROTO)
+    return std::unexpected(Error(got.error()).in(path));
+  return got && begin == layer_format::kMagic;
+}
+
+Result<LayerHeader> Layer::read_header(const std::string& path) {
+  const Backing file =
+      TRY(Backing::open(path, {.read_only = true, .buffered = true}));
+  auto read = TRY_IN(path, layer_format::read_header(file.fd.get(), file.path));
+  return std::move(read.header);
+}
+
+Result<Layer> Layer::open(const std::string& path, const OpenOptions& options) {
+  const bool read_only = options.use != Use::top;
+  auto impl = std::make_unique<Impl>();
+  impl->use = options.use;
+  auto file = Backing::open(
+      path, {.read_only = read_only, .buffered = options.buffered});
+  // What nobody may write is likely to be sealed, which says more.
+  if (!file && !read_only &&
+      (file.error().code() == EACCES || file.error().code() == EROFS))
+    if (const auto header = read_header(path))
+      TRY_IN(path, check_use(*header, options.use));
+  if (!file) return std::unexpected(std::move(file).error());
+  impl->file = std::move(*file);
+  impl->metadata =
+      TRY_IN(path, layer_format::open_buffered(impl->file.fd.get(), read_only));
+  const int fd = impl->metadata.get();
+  // What is read before it is locked, may be changed.
+  TRY(layer_format::lock(fd, path, options.use));
+  impl->header =
+      TRY_IN(path, layer_format::read_header(fd, impl->file.path)).header;
+  const LayerHeader& header = impl->header;
+  TRY_IN(path, check_use(header, options.use));
+  TRY_IN(path, check_length(header, impl->file));
+
+  const uint64_t present = BlockMap::words_for(header.nr_blocks());
+  const uint64_t unsaved = BlockMap::unsaved_words_for(header.nr_blocks());
+  std::span<uint64_t> words;
+  if (options.memory) {
+    words = TRY_IN(path, options.memory(present + unsaved));
+    if (words.size() < present + unsaved)
+      return fail(EINVAL, "{}: memory for the bitmap: {} words of {}", path,
+                  words.size(), present + unsaved);
+  } else {
+    impl->own = TRY_IN(
+        path, MmapRegion::anonymous((present + unsaved) * sizeof(uint64_t)));
+    words = {reinterpret_cast<uint64_t*>(impl->own.data()), present + unsaved};
+  }
+  impl->blocks = BlockMap(header.nr_blocks(), words.first(present),
+                          words.subspan(present, unsaved));
+  TRY_IN(path, load_blocks(fd, header, options.adopt, impl->blocks));
+  return Layer(std::move(impl));
+}
+
+Layer::Save::Save(Save&& other) noexcept
+    : sectors(std::move(other.sectors)),
+      numbers_(std::move(other.numbers_)),
+      layer_(std::exchange(other.layer_, nullptr)) {}
+
+Layer::Save::~Save() {
+  if (!layer_) return;
+  auto* impl = static_cast<Impl*>(layer_);
+  for (const uint64_t number : numbers_) impl->blocks.mark_unsaved(number);
+  impl->saving = false;
+}
+
+Result<Layer::Save> Layer::begin_save() {
+  if (impl_->saving.exchange(true))
+    return fail(EBUSY, "{}: another save is under way", impl_->file.path);
+  Save save(impl_.get());
+  if (impl_->use != Use::top || impl_->header.sealed)
+    return fail(EROFS, "{}: save: it is not open to be written",
+                impl_->file.path);
+  save.numbers_ = impl_->blocks.take_unsaved();
+  save.sectors.reserve(save.numbers_.size());
+  for (const uint64_t number : save.numbers_) {
+    const auto sector = layer_format::encode_bits(
+        impl_->header.uuid, number, impl_->blocks.sector_bits(number));
+    Save::Sector& to = save.sectors.emplace_back();
+    to.offset =
+        impl_->header.bitmap_offset + number * layer_format::kSectorBytes;
+    std::ranges::copy(layer_format::bytes_of(sector), to.bytes.begin());
+  }
+  return save;
+}
+
+void Layer::end_save(Save save) { save.numbers_.clear(); }
+
+// Its destruction does.
+void Layer::put_back(Save) {}
+
+Result<void> Layer::save() {
+  Save save = TRY(begin_save());
+  if (save.sectors.empty()) {
+    end_save(std::move(save));
+    return {};
+  }
+  const std::string& path = impl_->file.path;
+  TRY_IN(path, layer_format::sync_data(impl_->file.fd.get()));
+  for (const Save::Sector& sector : save.sectors)
+    TRY_IN(path,
+           layer_format::write_at(metadata_fd(), sector.bytes, sector.offset));
+  TRY_IN(path, layer_format::sync_data(metadata_fd()));
+  end_save(std::move(save));
+  return {};
+}
+
+Result<void> Layer::seal() {
+  const std::string& path = impl_->file.path;
+  if (impl_->use != Use::top)
+    return fail(EROFS, "{}: seal: it is not open to be written", path);
+  TRY(save());
+  // What was written to blocks that were present already.
+  TRY_IN(path, layer_format::sync_data(impl_->file.fd.get()));
+  TRY_IN(path, layer_format::seal(metadata_fd()));
+  impl_->header.sealed = true;
+  impl_->use = Use::below;
+  return layer_format::relax_lock(metadata_fd(), path);
+}
+
+}  // namespace ublk

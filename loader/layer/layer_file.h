@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+
+#include "layer/format.h"
+#include "layer/layer.h"
+#include "sys/error.h"
+#include "sys/unique_fd.h"
+
+// What create, open and check have in common. Errors do not name the file,
+// where it is not said: the caller does.
+
+namespace ublk::layer_format {
+
+// All of it; EPROTO: the file ends before.
+Result<void> read_at(int fd, std::span<std::byte> into, uint64_t offset);
+Result<void> write_at(int fd, std::span<const std::byte> from, uint64_t offset);
+Result<void> sync_data(int fd);
+
+// The same open file without O_DIRECT.
+Result<UniqueFd> open_buffered(int fd, bool read_only);
+
+// flock(2), without waiting. EBUSY, naming the file and
+// who has it: somebody else's is in the way.
+Result<void> lock(int fd, const std::string& path, Layer::Use use);
+// From that of a top to that of a layer below.
+Result<void> relax_lock(int fd, const std::string& path);
+
+// A name in a layer, as seen from the layer's directory.
+std::string resolved(const std::string& layer_path, const std::string& stored);
+
+// Header and path, checked. `path` is the layer's, absolute.
+Result<Decoded> read_header(int fd, const std::string& path);
+
+// What is not a hole of [from, to): called in ascending order.
+Result<void> for_each_data(
+    int fd, uint64_t from, uint64_t to,
+    const std::function<Result<void>(uint64_t from, uint64_t to)>& with);
+
+// The sectors of the bitmap that have been written. `with` gets the number, the
+// fault and, without one, the bits.
+using WithSector = std::function<Result<void>(
+    uint64_t number, SectorFault fault, const BlockMap::SectorBits& bits)>;
+Result<void> for_each_sector(int fd, const LayerHeader& header,
+                             const WithSector& with);
+// As a sentence about that sector.
+std::string fault_text(const LayerHeader& header, uint64_t number,
+                       SectorFault fault);
+// Whether the last sector's bits go beyond the disk's end.
+bool has_stray_bits(const LayerHeader& header, uint64_t number,
+                    const BlockMap::SectorBits& bits);
+
+// Marks it durably, if it is not: `fd` can be written. What a later program has
+// put into the header stays.
+Result<void> seal(int fd);
+
+}  // namespace ublk::layer_format
