@@ -95,7 +95,7 @@ Result<void> check_base_layer(const std::string& layer, const LayerBase& base,
                 layer, base.path, uuid_text(now.uuid), uuid_text(base.uuid)))
             .hint("put that one back"));
   if (!now.sealed)
-    return fail(ESTALE,
+    return fail(ETXTBSY,
                 "{}: its base {} is not sealed, and may have changed since",
                 layer, base.path);
   return {};

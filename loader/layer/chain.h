@@ -15,7 +15,7 @@ Result<LayerBase> describe_base_file(const Backing& file);
 // ESTALE: it is not what the layer was made on; names both.
 Result<void> check_base_file(const std::string& layer, const LayerBase& base,
                              const Backing& file);
-// The same of a base that is a layer; one that is not sealed is not either.
+// The same of a base that is a layer. ETXTBSY: it is not sealed.
 Result<void> check_base_layer(const std::string& layer, const LayerBase& base,
                               const LayerHeader& now);
 

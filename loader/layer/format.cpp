@@ -143,13 +143,17 @@ HeaderSector encode_header(const LayerHeader& header, const PathPlace& path) {
   sector.bitmap_offset = header.bitmap_offset;
   sector.data_offset = header.data_offset;
   sector.path_checksum = path.checksum;
-  sector.checksum = header_checksum(sector);
+  put_checksum(sector);
   return sector;
+}
+
+void put_checksum(HeaderSector& sector) {
+  sector.checksum = header_checksum(sector);
 }
 
 void mark_sealed(HeaderSector& sector) {
   sector.read_only = sector.read_only | kSealed;
-  sector.checksum = header_checksum(sector);
+  put_checksum(sector);
 }
 
 uint32_t path_checksum(const Uuid& layer, std::string_view path) {

@@ -110,6 +110,7 @@ struct Decoded {
 // Refuses all that is not a layer of this version, whole and sane. EPROTO.
 Result<Decoded> decode_header(std::span<const std::byte, kSectorBytes> bytes);
 HeaderSector encode_header(const LayerHeader& header, const PathPlace& path);
+void put_checksum(HeaderSector& sector);
 // Of one that was read, with what is not known here left as it is.
 void mark_sealed(HeaderSector& sector);
 uint32_t path_checksum(const Uuid& layer, std::string_view path);

@@ -177,8 +177,9 @@ struct LayerChain {
   std::optional<Backing> base;  // that is a file
   // Opens the layer for `use`, and the others as `below`, or all of them for a
   // look. `options.use` does not matter. ELOOP: a circle. E2BIG: more than
-  // kMost. ESTALE: a base is another one than when the layer was made, has
-  // changed since, or can change as it is not sealed; names both.
+  // kMost. ESTALE: a base is another one than when the layer was made, or has
+  // changed since; names both. ETXTBSY: one can still change, as it is not
+  // sealed.
   static Result<LayerChain> open(const std::string& top,
                                  const Layer::OpenOptions& options,
                                  Layer::Use use = Layer::Use::top);

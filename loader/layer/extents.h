@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+#include "layer/layer.h"
+#include "sys/error.h"
+
+namespace ublk {
+
+// A part of a disk whose bytes are all from one place.
+struct LayerExtent {
+  uint64_t start = 0;   // bytes, of the disk
+  uint64_t length = 0;  // bytes
+  // Of the layer that it is from: 0 is the topmost. That of the file below
+  // them all is the number of layers. Of what nothing has: the undermost.
+  uint32_t depth = 0;
+  bool present = false;  // some layer has it, or the file below does
+  bool zero = false;     // reads as zeroes: a hole, or nothing has it
+  uint64_t offset = 0;   // of its first byte, in its file; if it is not zero
+};
+
+// All of the topmost layer's disk, in ascending order, neighbours that belong
+// together as one. A failure of `with` ends it.
+Result<void> for_each_extent(
+    const LayerChain& chain,
+    const std::function<Result<void>(const LayerExtent&)>& with);
+
+}  // namespace ublk
