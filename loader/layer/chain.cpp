@@ -32,10 +32,14 @@ class Way {
               .hint("flatten the chain with the program that made it"));
     return look(from, to);
   }
+  // "": from nowhere.
   Result<void> look(const std::string& from, const std::string& to) {
-    const UniqueFd fd =
-        TRY_IN(fmt("{}: its base", from), UniqueFd::open(to, O_PATH));
-    auto identity = TRY_IN(to, FileIdentity::of(fd.get()));
+    auto fd = UniqueFd::open(to, O_PATH);
+    if (!fd && !from.empty())
+      return std::unexpected(
+          std::move(fd).error().in(fmt("{}: its base", from)));
+    if (!fd) return std::unexpected(std::move(fd).error());
+    auto identity = TRY_IN(to, FileIdentity::of(fd->get()));
     if (std::ranges::any_of(
             seen_, [&](const auto& one) { return one.same_as(identity); }))
       return fail(ELOOP, "{}: its base {} is on it: a circle", from, to);
@@ -105,7 +109,7 @@ Result<std::vector<LayerHeader>> layer_chain_headers(const std::string& top) {
   std::vector<LayerHeader> headers;
   Way way;
   std::string path = top, above;
-  TRY(way.look(top, top));
+  TRY(way.look("", top));
   for (;;) {
     LayerHeader header = TRY(Layer::read_header(path));
     if (!headers.empty())
@@ -134,7 +138,8 @@ Result<LayerChain> LayerChain::open(const std::string& top,
   Layer::OpenOptions now = options;
   now.use = use;
   std::string path = top, above;
-  TRY(way.look(top, top));
+  TRY(way.look(
+      top, options.again < 0 ? top : fmt("/proc/self/fd/{}", options.again)));
   for (;;) {
     Layer layer = TRY(Layer::open(path, now));
     if (!chain.layers.empty() && !options.changed_base)
@@ -147,6 +152,7 @@ Result<LayerChain> LayerChain::open(const std::string& top,
     now.buffered = options.buffered || options.buffered_below;
     now.use = use == Layer::Use::look ? use : Layer::Use::below;
     now.adopt = false;
+    now.again = -1;
     if (base.kind == LayerBase::Kind::layer) {
       TRY(way.step(above, path));
       continue;

@@ -66,7 +66,9 @@ Result<void> hold_layer(const Layer::CreateOptions& options, BelowNew& below) {
                                 "be on each other",
                                 path, chain.size() - 1, LayerChain::kMost))
             .hint("flatten it, or copy it, before more are made on it"));
-  const LayerHeader& header = chain.front();
+  // Of the file that is held.
+  const LayerHeader header =
+      TRY_IN(path, read_header(below.held.get(), path)).header;
   below.base.uuid = header.uuid;
   below.size_bytes = header.size_bytes;
   below.to_seal = options.seal_base && !header.sealed;
@@ -82,9 +84,13 @@ Result<BelowNew> look_below(const Layer::CreateOptions& options) {
   BelowNew below;
   LayerBase& base = below.base;
   if (options.base.empty()) return below;
-  std::error_code ignored;
+  // As Backing has it of the layer, when it is opened.
+  std::error_code failed, ignored;
   const auto dir =
-      std::filesystem::absolute(directory_of(options.path), ignored);
+      std::filesystem::canonical(directory_of(options.path), failed);
+  if (failed)
+    return fail_sys(failed.value(), "{}: looking at it",
+                    directory_of(options.path));
   base.stored_path = options.base;
   base.path = resolved((dir / "x").string(), options.base);
   auto file = Backing::open(base.path, {.read_only = true, .buffered = true});

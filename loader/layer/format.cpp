@@ -151,11 +151,6 @@ void put_checksum(HeaderSector& sector) {
   sector.checksum = header_checksum(sector);
 }
 
-void mark_sealed(HeaderSector& sector) {
-  sector.read_only = sector.read_only | kSealed;
-  put_checksum(sector);
-}
-
 uint32_t path_checksum(const Uuid& layer, std::string_view path) {
   return crc32c(std::as_bytes(std::span(layer)),
                 crc32c(std::as_bytes(std::span(path))));
@@ -185,7 +180,10 @@ SectorFault decode_bits(const Uuid& layer, uint64_t number,
 }
 
 uint64_t data_offset_for(uint64_t size_bytes, uint32_t block_bytes) {
-  const uint64_t nr_blocks = (size_bytes + block_bytes - 1) / block_bytes;
+  constexpr uint64_t kTimes = 8;
+  const uint64_t most =
+      std::max(size_bytes, std::min(size_bytes * kTimes, kMostLayerBytes));
+  const uint64_t nr_blocks = (most + block_bytes - 1) / block_bytes;
   const uint64_t end =
       kBitmapOffset + BlockMap::sectors_for(nr_blocks) * kSectorBytes;
   return (end + kDataAlign - 1) / kDataAlign * kDataAlign;

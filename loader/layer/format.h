@@ -111,8 +111,6 @@ struct Decoded {
 Result<Decoded> decode_header(std::span<const std::byte, kSectorBytes> bytes);
 HeaderSector encode_header(const LayerHeader& header, const PathPlace& path);
 void put_checksum(HeaderSector& sector);
-// Of one that was read, with what is not known here left as it is.
-void mark_sealed(HeaderSector& sector);
 uint32_t path_checksum(const Uuid& layer, std::string_view path);
 
 BitmapSector encode_bits(const Uuid& layer, uint64_t number,
@@ -129,8 +127,10 @@ std::span<const std::byte, kSectorBytes> bytes_of(const Sector& sector) {
       reinterpret_cast<const std::byte*>(&sector), kSectorBytes);
 }
 
-// Where the data of a layer of this size begins, and its file's length.
+// Where the data of a new layer begins, so that its disk can grow to eight
+// times this size.
 uint64_t data_offset_for(uint64_t size_bytes, uint32_t block_bytes);
+// How long the file is, at least.
 inline uint64_t file_bytes(const LayerHeader& header) {
   return header.data_offset + header.size_bytes;
 }

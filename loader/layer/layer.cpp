@@ -2,6 +2,7 @@
 #include "layer/layer.h"
 
 #include <fcntl.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -54,6 +55,13 @@ Result<void> check_use(const LayerHeader& header, Layer::Use use) {
                      "write")
             .hint("use a newer ublk-bpf"));
   return {};
+}
+
+// With its lock.
+Result<UniqueFd> duplicate(int fd) {
+  UniqueFd copy(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
+  if (!copy.valid()) return fail_sys(errno, "dup");
+  return copy;
 }
 
 // No memory is touched for what was never written.
@@ -123,8 +131,9 @@ Result<Layer> Layer::open(const std::string& path, const OpenOptions& options) {
   const bool read_only = options.use != Use::top;
   auto impl = std::make_unique<Impl>();
   impl->use = options.use;
-  auto file = Backing::open(
-      path, {.read_only = read_only, .buffered = options.buffered});
+  auto file = Backing::open(path, {.read_only = read_only,
+                                   .buffered = options.buffered,
+                                   .again = options.again});
   // What nobody may write is likely to be sealed, which says more.
   if (!file && !read_only &&
       (file.error().code() == EACCES || file.error().code() == EROFS))
@@ -132,8 +141,10 @@ Result<Layer> Layer::open(const std::string& path, const OpenOptions& options) {
       TRY_IN(path, check_use(*header, options.use));
   if (!file) return std::unexpected(std::move(file).error());
   impl->file = std::move(*file);
-  impl->metadata =
-      TRY_IN(path, layer_format::open_buffered(impl->file.fd.get(), read_only));
+  impl->metadata = TRY_IN(
+      path, options.again < 0
+                ? layer_format::open_buffered(impl->file.fd.get(), read_only)
+                : duplicate(options.again));
   const int fd = impl->metadata.get();
   // What is read before it is locked, may be changed.
   TRY(layer_format::lock(fd, path, options.use));
@@ -169,9 +180,8 @@ Layer::Save::Save(Save&& other) noexcept
 
 Layer::Save::~Save() {
   if (!layer_) return;
-  auto* impl = static_cast<Impl*>(layer_);
-  for (const uint64_t number : numbers_) impl->blocks.mark_unsaved(number);
-  impl->saving = false;
+  for (const uint64_t number : numbers_) layer_->blocks.mark_unsaved(number);
+  layer_->saving = false;
 }
 
 Result<Layer::Save> Layer::begin_save() {
@@ -226,6 +236,40 @@ Result<void> Layer::seal() {
   impl_->header.sealed = true;
   impl_->use = Use::below;
   return layer_format::relax_lock(metadata_fd(), path);
+}
+
+Result<void> Layer::grow(uint64_t size_bytes) {
+  const std::string& path = impl_->file.path;
+  LayerHeader to = impl_->header;
+  to.size_bytes = size_bytes;
+  if (impl_->use != Use::top)
+    return fail(EROFS, "{}: grow: it is not open to be written", path);
+  if (size_bytes <= impl_->header.size_bytes ||
+      size_bytes % layer_format::kSectorBytes || size_bytes > kMostLayerBytes)
+    return fail(EINVAL,
+                "{}: grow: a size of {} bytes is not a multiple of 512 from "
+                "more than {} bytes to 64 TiB",
+                path, size_bytes, impl_->header.size_bytes);
+  if (to.data_offset - to.bitmap_offset <
+      BlockMap::sectors_for(to.nr_blocks()) * layer_format::kSectorBytes)
+    return std::unexpected(
+        Error::plain(EFBIG, fmt("{}: grow: its bitmap has no room for {} bytes",
+                                path, size_bytes))
+            .hint("a new layer upon it can have any size"));
+  TRY(save());
+  const int fd = metadata_fd();
+  // What somebody has put behind the end must not show.
+  for (const LayerHeader* header : {&impl_->header, &to})
+    if (!impl_->file.is_block &&
+        ::ftruncate(fd, static_cast<off_t>(layer_format::file_bytes(*header))))
+      return fail_sys(errno, "{}: making it {} bytes long", path,
+                      layer_format::file_bytes(*header));
+  TRY_IN(path, layer_format::sync_data(fd));
+  TRY_IN(path, layer_format::change_header(
+                   fd, [&](layer_format::HeaderSector& sector) {
+                     sector.size_bytes = size_bytes;
+                   }));
+  return {};
 }
 
 }  // namespace ublk

@@ -61,6 +61,8 @@ inline constexpr uint32_t kMostBlockBytes = 1 << 20;
 // offset. Destruction closes the file and with it gives up the lock; it saves
 // nothing. A child process that has the descriptors has the lock too.
 class Layer {
+  struct Impl;
+
  public:
   struct CreateOptions {
     std::string path{};
@@ -106,6 +108,11 @@ class Layer {
     // that it has and the disk lacks are unsaved, whatever its unsaved words
     // say.
     bool adopt = false;
+    // What metadata_fd() is in a server that has the layer open, or a duplicate
+    // of it: its lock is shared, so that the next server can have it before the
+    // last one gives it up. The file is that one, whatever `path` is by now. Of
+    // a chain, the topmost's. Borrowed. -1: none.
+    int again = -1;
     // In a chain: a base counts as the same although its size, its time or its
     // UUID says otherwise, or although it is not sealed.
     bool changed_base = false;
@@ -147,9 +154,9 @@ class Layer {
 
    private:
     friend class Layer;
-    explicit Save(void* layer) : layer_(layer) {}
+    explicit Save(Impl* layer) : layer_(layer) {}
     std::vector<uint64_t> numbers_;
-    void* layer_;
+    Impl* layer_;
   };
   // Step one of three: takes the unsaved bits. Then the caller syncs the data,
   // writes the sectors to metadata_fd(), syncs again, and calls end_save(). If
@@ -163,9 +170,15 @@ class Layer {
   // Nothing is written after it: saves, marks the header, durably, and then has
   // the lock of a layer below.
   Result<void> seal();
+  // Makes the disk larger, durably, in file and header, but not here: blocks()
+  // is as large as it was until the layer is opened again (`again`). What was
+  // beyond the end is as below, where nothing is written to it. Saves before.
+  // EINVAL: is not larger, or not a size. EFBIG: the bitmap has no room for it,
+  // which is made for eight times the first size: a larger layer upon this one
+  // can have any size.
+  Result<void> grow(uint64_t size_bytes);
 
  private:
-  struct Impl;
   explicit Layer(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };

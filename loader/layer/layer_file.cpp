@@ -130,7 +130,7 @@ Result<void> relax_lock(int fd, const std::string& path) {
 
 std::string resolved(const std::string& layer_path, const std::string& stored) {
   const auto dir = std::filesystem::path(layer_path).parent_path();
-  return (dir / stored).lexically_normal().string();
+  return (dir / stored).string();
 }
 
 Result<Decoded> read_header(int fd, const std::string& path) {
@@ -241,14 +241,22 @@ bool has_stray_bits(const LayerHeader& header, uint64_t number,
   return false;
 }
 
-Result<void> seal(int fd) {
+Result<void> change_header(int fd,
+                           const std::function<void(HeaderSector&)>& with) {
   HeaderSector sector{};
   const auto bytes = std::as_writable_bytes(std::span(&sector, 1));
   TRY(read_at(fd, bytes, 0));
-  if (TRY(decode_header(bytes_of(sector))).header.sealed) return {};
-  mark_sealed(sector);
+  TRY(decode_header(bytes_of(sector)));
+  with(sector);
+  put_checksum(sector);
   TRY(write_at(fd, bytes, 0));
   return sync_data(fd);
+}
+
+Result<void> seal(int fd) {
+  return change_header(fd, [](HeaderSector& sector) {
+    sector.read_only = sector.read_only | kSealed;
+  });
 }
 
 }  // namespace ublk::layer_format

@@ -31,7 +31,8 @@ Result<void> lock(int fd, const std::string& path, Layer::Use use);
 // From that of a top to that of a layer below.
 Result<void> relax_lock(int fd, const std::string& path);
 
-// A name in a layer, as seen from the layer's directory.
+// A name in a layer, as seen from the layer's directory. Its ".." stay: behind
+// symbolic links they mean something else.
 std::string resolved(const std::string& layer_path, const std::string& stored);
 
 // Header and path, checked. `path` is the layer's, absolute.
@@ -55,8 +56,11 @@ std::string fault_text(const LayerHeader& header, uint64_t number,
 bool has_stray_bits(const LayerHeader& header, uint64_t number,
                     const BlockMap::SectorBits& bits);
 
-// Marks it durably, if it is not: `fd` can be written. What a later program has
-// put into the header stays.
+// Changes the header durably: `fd` can be written. What a later program has put
+// into it stays.
+Result<void> change_header(int fd,
+                           const std::function<void(HeaderSector&)>& with);
+// Marks it as sealed, if it is not.
 Result<void> seal(int fd);
 
 }  // namespace ublk::layer_format

@@ -5,8 +5,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
-#include <cstring>
+#include <optional>
 #include <thread>
 
 #include "layer_dir.h"
@@ -123,6 +124,15 @@ TEST_F(LayerCreate, LooksForTheBaseFromTheLayersDirectory) {
   std::filesystem::rename(at("below"), at("moved"));
   EXPECT_TRUE(LayerChain::open(at("moved/a"), {})) << "both have moved";
   EXPECT_EQ(error_of(LayerChain::open(at("b"), {})), ENOENT);
+}
+
+TEST_F(LayerCreate, ThatDirectoryIsTheOneWhereTheFileReallyIs) {
+  std::filesystem::create_directories(at("real/deep"));
+  std::filesystem::create_directory_symlink(at("real/deep"), at("link"));
+  write("real/raw", std::string(4096, 'x'));
+  make("link/a", {.base = "../raw"});
+  EXPECT_TRUE(LayerChain::open(at("link/a"), {}));
+  EXPECT_TRUE(LayerChain::open(at("real/deep/a"), {}));
 }
 
 TEST_F(LayerOpen, KnowsWhatIsALayer) {
@@ -309,6 +319,42 @@ TEST_F(LayerOpen, TakesMemoryAndWhatIsInIt) {
   auto save = layer.begin_save();
   ASSERT_EQ(save->sectors.size(), 1U) << "of two: the other is as on the disk";
   EXPECT_EQ(save->sectors[0].offset, 12288U + 512);
+}
+
+TEST_F(LayerOpen, SharesTheLockOfTheServerBefore) {
+  make("a", {.size_bytes = kMiB});
+  std::optional<Layer> last = top("a");
+  last->blocks().set(1, 1);
+  ASSERT_TRUE(last->save());
+  std::filesystem::rename(at("a"), at("b"));
+  std::optional<Layer> next = top("a", {.again = last->metadata_fd()});
+  EXPECT_TRUE(next->blocks().present(1));
+  last.reset();
+  EXPECT_EQ(error_of(Layer::open(at("b"), {.use = Layer::Use::top})), EBUSY);
+  next->blocks().set(2, 1);
+  EXPECT_TRUE(next->save());
+  next.reset();
+  EXPECT_EQ(top("b").blocks().count(), 2U);
+}
+
+TEST_F(LayerOpen, ALargerDiskIsThereOnceItIsOpenedAgain) {
+  const LayerHeader made = make("a", {.size_bytes = kMiB + 512});
+  Layer layer = top("a");
+  layer.blocks().set(256, 1);
+  // Of no use to us, and there all the same.
+  patch("a", made.data_offset + kMiB + 512, "behind");
+  EXPECT_EQ(error_of(layer.grow(kMiB + 512)), EINVAL);
+  EXPECT_EQ(error_of(layer.grow(2 * kMiB + 1)), EINVAL);
+  EXPECT_EQ(error_of(layer.grow(kMostLayerBytes + 512)), EINVAL);
+  EXPECT_EQ(error_of(layer.grow(kMostLayerBytes)), EFBIG);
+  ASSERT_TRUE(layer.grow(8 * kMiB + 4096));
+  const Layer grown = top("a", {.again = layer.metadata_fd()});
+  EXPECT_EQ(grown.header().size_bytes, 8U * kMiB + 4096);
+  EXPECT_EQ(grown.blocks().nr_blocks(), 2049U);
+  EXPECT_EQ(grown.blocks().count(), 1U);
+  EXPECT_TRUE(grown.blocks().present(256));
+  EXPECT_EQ(grown.data_offset(), made.data_offset);
+  EXPECT_FALSE(read("a").contains("behind"));
 }
 
 TEST_F(LayerOpen, FailsIfThereIsNoMemory) {
