@@ -99,9 +99,12 @@ Result<void> check_base_layer(const std::string& layer, const LayerBase& base,
                 layer, base.path, uuid_text(now.uuid), uuid_text(base.uuid)))
             .hint("put that one back"));
   if (!now.sealed)
-    return fail(ETXTBSY,
-                "{}: its base {} is not sealed, and may have changed since",
-                layer, base.path);
+    return std::unexpected(
+        Error::plain(ETXTBSY, fmt("{}: its base {} is not sealed, and may have "
+                                  "changed since",
+                                  layer, base.path))
+            .hint("if a snapshot was interrupted, the upper one is empty: "
+                  "remove it and go on with its base"));
   return {};
 }
 

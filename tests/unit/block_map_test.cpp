@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 
+#include <atomic>
 #include <random>
 #include <thread>
 
@@ -131,7 +132,7 @@ TEST(BlockOrder, ABitIsSetBeforeItsMarkAndReadAfterThat) {
 
 TEST(BlockOrder, NoBitOfOtherThreadsIsLost) {
   constexpr uint64_t kBlocks = 4032 * 3;
-  for (int round = 0; round < 20; round++) {
+  for (int round = 0; round < 300; round++) {
     std::vector<uint64_t> present(BlockMap::words_for(kBlocks));
     uint64_t unsaved = 0;
     BlockMap blocks(kBlocks, present, std::span(&unsaved, 1));
@@ -141,9 +142,11 @@ TEST(BlockOrder, NoBitOfOtherThreadsIsLost) {
         saved[s] = blocks.sector_bits(s);
     };
     std::atomic<int> running = 3;
+    std::atomic<int> waiting = 3;  // so that they run at the same time
     std::vector<std::thread> setters;
     for (uint64_t first = 0; first < 3; first++)
       setters.emplace_back([&, first] {
+        for (waiting--; waiting;) std::this_thread::yield();
         for (uint64_t block = first; block < kBlocks; block += 3)
           blocks.set(block, 1);
         running--;

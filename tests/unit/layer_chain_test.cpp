@@ -45,6 +45,19 @@ TEST_F(LayersOnLayers, LayersBelowAreShared) {
   EXPECT_TRUE(b) << b.error().line();
 }
 
+TEST_F(LayersOnLayers, ALockIsHandedOverWithTheTop) {
+  make("base", {.size_bytes = kMiB});
+  make("a", {.base = "base"});
+  const auto last = LayerChain::open(at("a"), {});
+  ASSERT_TRUE(last) << last.error().line();
+  const auto next =
+      LayerChain::open(at("a"), {.again = last->layers[0].metadata_fd()});
+  ASSERT_TRUE(next) << next.error().line();
+  ASSERT_EQ(next->layers.size(), 2U);
+  EXPECT_EQ(next->layers[1].file().path, at("base"));
+  EXPECT_EQ(next->layers[1].header().uuid, last->layers[1].header().uuid);
+}
+
 TEST_F(LayersOnLayers, CanBeOpenedToBeReadOnly) {
   make("base", {.size_bytes = kMiB});
   make("a", {.base = "base"});

@@ -157,6 +157,9 @@ TEST_F(LayerDamaged, AFileThatIsCutShortIsMendedIfNothingIsLost) {
   EXPECT_EQ(kinds("a"), std::vector<Kind>());
   EXPECT_EQ(std::filesystem::file_size(at("a")), 101U * kMiB);
 
+  std::filesystem::resize_file(at("a"), 101 * kMiB - 1);
+  EXPECT_EQ(error_of(Layer::open(at("a"), {})), EPROTO);
+
   std::filesystem::resize_file(at("a"), end - 1);
   const std::vector lost{Kind::lost_blocks, Kind::cut_short};
   EXPECT_EQ(kinds("a", true), lost);
@@ -199,6 +202,7 @@ TEST_F(LayerDamaged, NothingIsRepairedWhileOthersHaveIt) {
 struct Hostile {
   const char* what;
   std::function<void(HeaderSector&)> change;
+  const char* says = ": header: ";
 };
 
 TEST_F(LayerDamaged, AHeaderThatIsWrongOnPurposeIsRefused) {
@@ -206,7 +210,7 @@ TEST_F(LayerDamaged, AHeaderThatIsWrongOnPurposeIsRefused) {
   make("a", {.base = "raw"});
   const HeaderSector good = header_of("a");
   const Hostile cases[] = {
-      {"version", [](auto& h) { h.version = 2; }},
+      {"version", [](auto& h) { h.version = 2; }, "version 2"},
       {"incompatible", [](auto& h) { h.incompatible = uint64_t{1} << 63; }},
       {"size 0", [](auto& h) { h.size_bytes = 0; }},
       {"size not of sectors", [](auto& h) { h.size_bytes = 4097; }},
@@ -235,10 +239,11 @@ TEST_F(LayerDamaged, AHeaderThatIsWrongOnPurposeIsRefused) {
       {"data 0", [](auto& h) { h.data_offset = 0; }},
       {"data far", [](auto& h) { h.data_offset = uint64_t{1} << 41; }},
       {"data wraps", [](auto& h) { h.data_offset = ~uint64_t{0xfffff}; }},
-      {"path's checksum", [](auto& h) { h.path_checksum = 1; }},
-      {"uuid, so the path's checksum", [](auto& h) { h.uuid[0] ^= 1; }},
+      {"path's checksum", [](auto& h) { h.path_checksum = 1; }, "path: the"},
+      {"uuid, so the path's checksum", [](auto& h) { h.uuid[0] ^= 1; },
+       "path: the"},
   };
-  for (const auto& [what, change] : cases) {
+  for (const auto& [what, change, says] : cases) {
     HeaderSector bad = good;
     change(bad);
     put_checksum(bad);
@@ -247,6 +252,8 @@ TEST_F(LayerDamaged, AHeaderThatIsWrongOnPurposeIsRefused) {
       const auto opened = Layer::open(at("a"), {.use = use});
       ASSERT_FALSE(opened) << what;
       EXPECT_EQ(opened.error().code(), EPROTO) << opened.error().line();
+      EXPECT_TRUE(opened.error().message().contains(says))
+          << what << ": " << opened.error().line();
     }
     EXPECT_EQ(kinds("a").size(), 1U) << what;
   }

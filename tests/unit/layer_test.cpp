@@ -2,6 +2,8 @@
 #include "layer/layer.h"
 
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -50,6 +52,21 @@ TEST_F(LayerCreate, LeavesNothingIfItFails) {
   make("base", {.size_bytes = kMiB});
   const Layer used = top("base");
   EXPECT_EQ(error_of(Layer::create({.path = at("a"), .base = "base"})), EBUSY);
+  EXPECT_FALSE(exists("a"));
+}
+
+TEST_F(LayerCreate, LeavesNothingIfThereIsNoRoom) {
+  // Not by a full disk, but by a limit on the length of files.
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+  const rlimit little{.rlim_cur = 1 << 30, .rlim_max = before.rlim_max};
+  const auto handler = ::signal(SIGXFSZ, SIG_IGN);
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &little), 0);
+  const auto made =
+      Layer::create({.path = at("a"), .size_bytes = uint64_t{1} << 40});
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
+  ::signal(SIGXFSZ, handler);
+  EXPECT_EQ(error_of(made), EFBIG);
   EXPECT_FALSE(exists("a"));
 }
 
@@ -297,7 +314,7 @@ TEST_F(LayerSave, LosesNothingThatOthersSetAtTheSameTime) {
 }
 
 TEST_F(LayerOpen, TakesMemoryAndWhatIsInIt) {
-  make("a", {.size_bytes = 100 * kMiB});
+  make("a", {.size_bytes = 200 * kMiB});
   std::vector<uint64_t> words;
   const auto memory = [&](uint64_t count) -> Result<std::span<uint64_t>> {
     words.resize(count);
@@ -308,8 +325,9 @@ TEST_F(LayerOpen, TakesMemoryAndWhatIsInIt) {
     layer.blocks().set(1, 1);
     ASSERT_TRUE(layer.save());
     layer.blocks().set(5000, 1);
+    layer.blocks().set(50'000, 1);  // where the disk's bitmap is a hole still
   }
-  ASSERT_EQ(words.size(), 25600U / 64 + 1);
+  ASSERT_EQ(words.size(), 51200U / 64 + 1);
   EXPECT_EQ(words[0], 2U);
   // A server that was killed after the first half of set().
   words.back() = 0;
@@ -317,8 +335,9 @@ TEST_F(LayerOpen, TakesMemoryAndWhatIsInIt) {
   EXPECT_TRUE(layer.blocks().present(1));
   EXPECT_TRUE(layer.blocks().present(5000));
   auto save = layer.begin_save();
-  ASSERT_EQ(save->sectors.size(), 1U) << "of two: the other is as on the disk";
+  ASSERT_EQ(save->sectors.size(), 2U) << "the third is as on the disk";
   EXPECT_EQ(save->sectors[0].offset, 12288U + 512);
+  EXPECT_EQ(save->sectors[1].offset, 12288U + 12 * 512);
 }
 
 TEST_F(LayerOpen, SharesTheLockOfTheServerBefore) {
