@@ -3,6 +3,8 @@
 
 #include <CLI/CLI.hpp>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "cli/command_line.h"
 
@@ -12,5 +14,11 @@ namespace ublk::cli {
 // with it and describes it is made of this. Parsing writes to `options`, which
 // outlives it.
 std::unique_ptr<CLI::App> make_app(Options& options);
+// Those of all commands, in order.
+std::vector<const CLI::App*> command_apps(const CLI::App& root);
+// What is written for one: "add", "layer create"; "" for the root.
+std::string command_of(const CLI::App& app);
+// As a page is called: "layer-create".
+std::string dashed(std::string command);
 
 }  // namespace ublk::cli

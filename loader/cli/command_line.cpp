@@ -2,6 +2,7 @@
 #include "cli/command_line.h"
 
 #include <algorithm>
+#include <iterator>
 #include <optional>
 #include <string_view>
 
@@ -110,13 +111,72 @@ const std::vector<Command>& commands() {
       {"gc", nullptr, "clear what crashes have left", define_gc, run_gc},
       {"features", nullptr, "show the features of the driver", define_features,
        run_features},
+      {"layer create", nullptr, "make a layer file, empty, for a clone",
+       define_layer_create, run_layer_create, false},
+      {"layer info", nullptr, "show what a layer file is and what is below it",
+       define_layer_info, run_layer_info, false},
+      {"layer check", nullptr, "look for damage in a layer file",
+       define_layer_check, run_layer_check, false},
+      {"layer list", nullptr, "show which layer has which part of the disk",
+       define_layer_list, run_layer_list, false},
       {"probe", nullptr, "show what this kernel offers", define_probe,
-       run_probe},
+       run_probe, false},
       {"bench", nullptr, "measure what an I/O costs, and who pays",
-       define_bench, run_bench},
-      {"help", nullptr, "explain a command or a target", define_help, run_help},
+       define_bench, run_bench, false},
+      {"help", nullptr, "explain a command or a target", define_help, run_help,
+       false},
   };
   return all;
+}
+
+namespace {
+
+struct Group {
+  const char* name;
+  const char* summary;
+};
+constexpr Group kGroups[] = {{"layer", "make and look at layer files"}};
+
+// "layer create" is a command of the group "layer".
+CLI::App* add_command(CLI::App& app, const Command& command) {
+  const std::string name = command.name;
+  const size_t space = name.find(' ');
+  if (space == std::string::npos)
+    return app.add_subcommand(name, command.summary);
+  const std::string group = name.substr(0, space);
+  const auto there = app.get_subcommands(
+      [&](const CLI::App* sub) { return sub->get_name() == group; });
+  CLI::App* parent = there.empty() ? nullptr : there.front();
+  if (!parent) {
+    const auto* known = std::ranges::find(kGroups, group, &Group::name);
+    parent = app.add_subcommand(group, known->summary);
+    parent->require_subcommand(1);
+  }
+  return parent->add_subcommand(name.substr(space + 1), command.summary);
+}
+
+}  // namespace
+
+std::string command_of(const CLI::App& app) {
+  const CLI::App* parent = app.get_parent();
+  if (!parent) return {};
+  const std::string before = command_of(*parent);
+  return before.empty() ? app.get_name() : before + " " + app.get_name();
+}
+
+std::string dashed(std::string command) {
+  std::ranges::replace(command, ' ', '-');
+  return command;
+}
+
+std::vector<const CLI::App*> command_apps(const CLI::App& root) {
+  std::vector<const CLI::App*> apps;
+  for (const CLI::App* sub : root.get_subcommands({})) {
+    const auto own = command_apps(*sub);
+    if (own.empty()) apps.push_back(sub);
+    apps.insert(apps.end(), own.begin(), own.end());
+  }
+  return apps;
 }
 
 std::unique_ptr<CLI::App> make_app(Options& options) {
@@ -132,13 +192,12 @@ std::unique_ptr<CLI::App> make_app(Options& options) {
       "Exit status: 0 done, 1 failed, 2 used wrongly.\n"
       "ublk-bpf help COMMAND has the options and examples.");
   for (const Command& command : commands()) {
-    CLI::App* sub = app->add_subcommand(command.name, command.summary);
+    CLI::App* sub = add_command(*app, command);
     if (command.alias) sub->alias(command.alias);
     Arguments arguments(*sub);
     command.define(arguments, options);
     arguments.flag("--json", options.json, "print JSON");
-    if (command.run != run_help && command.run != run_bench &&
-        command.run != run_probe)
+    if (command.asks_driver)
       arguments.seconds("--deadline", options.deadline, 1,
                         "how long the driver may take over one step");
     sub->callback([&options, &command] { options.command = command.name; });
@@ -148,19 +207,25 @@ std::unique_ptr<CLI::App> make_app(Options& options) {
 
 namespace {
 
-// The word in the place of the command, if it is none. The parser only says
+// The words in the place of the command, if they are none. The parser only says
 // that one is required.
 std::optional<std::string> unknown_command(int argc, const char* const* argv) {
-  for (int i = 1; i < argc; i++) {
+  std::vector<std::string> words;
+  for (int i = 1; i < argc && words.size() < 2; i++) {
     const std::string_view word = argv[i];
-    if (word.starts_with('-') && word != "-") continue;
-    const auto is_it = [&](const Command& command) {
-      return word == command.name || (command.alias && word == command.alias);
-    };
-    if (std::ranges::any_of(commands(), is_it)) return std::nullopt;
-    return std::string(word);
+    if (!word.starts_with('-') || word == "-") words.emplace_back(word);
   }
-  return std::nullopt;
+  if (words.empty()) return std::nullopt;
+  std::string name = words[0];
+  if (std::ranges::find(kGroups, name, &Group::name) != std::end(kGroups)) {
+    if (words.size() < 2) return std::nullopt;
+    name += " " + words[1];
+  }
+  const auto is_it = [&](const Command& command) {
+    return name == command.name || (command.alias && name == command.alias);
+  };
+  if (std::ranges::any_of(commands(), is_it)) return std::nullopt;
+  return name;
 }
 
 }  // namespace

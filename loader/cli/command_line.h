@@ -15,7 +15,8 @@
 
 namespace ublk::cli {
 
-enum ExitStatus { kDone = 0, kFailed = 1, kUsedWrongly = 2 };
+// kDamaged: of `layer check`.
+enum ExitStatus { kDone = 0, kFailed = 1, kUsedWrongly = 2, kDamaged = 3 };
 
 struct AddOptions {
   std::string type;
@@ -82,6 +83,16 @@ struct BenchOptions {
   bool fresh = false;
 };
 
+struct LayerOptions {
+  std::string file;
+  std::string base;
+  std::string base_format;
+  std::string size;
+  std::string block_size = "4K";
+  bool chain = false;
+  bool repair = false;
+};
+
 // A command line that has been understood.
 struct Options {
   std::string command;
@@ -104,11 +115,13 @@ struct Options {
   uint32_t count = 0;
   std::string cpus;
   std::string topic;
+  std::vector<std::string> topic_words;
   std::string format = "ublk-bpf";
   std::string ignored;
   AddOptions add;
   AttachOptions attach;
   BenchOptions bench;
+  LayerOptions layer;
 
   ControlOptions control() const {
     return {.deadline = std::chrono::seconds(deadline)};
@@ -155,6 +168,10 @@ void define_stat(Arguments& command, Options& options);
 void define_own(Arguments& command, Options& options);
 void define_gc(Arguments& command, Options& options);
 void define_bench(Arguments& command, Options& options);
+void define_layer_create(Arguments& command, Options& options);
+void define_layer_info(Arguments& command, Options& options);
+void define_layer_check(Arguments& command, Options& options);
+void define_layer_list(Arguments& command, Options& options);
 int run_add(const Options& options);
 int run_attach(const Options& options);
 int run_detach(const Options& options);
@@ -175,13 +192,18 @@ int run_stat(const Options& options);
 int run_own(const Options& options);
 int run_gc(const Options& options);
 int run_bench(const Options& options);
+int run_layer_create(const Options& options);
+int run_layer_info(const Options& options);
+int run_layer_check(const Options& options);
+int run_layer_list(const Options& options);
 
 struct Command {
-  const char* name;
+  const char* name;   // one word, or as "layer create" that of a group before
   const char* alias;  // what other tools call it; nullptr
   const char* summary;
   void (*define)(Arguments& command, Options& options);
   int (*run)(const Options& options);
+  bool asks_driver = true;  // and so takes --deadline
 };
 const std::vector<Command>& commands();
 

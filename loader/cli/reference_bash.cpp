@@ -36,10 +36,26 @@ std::vector<std::string> options_of(const CLI::App& app) {
   return names;
 }
 
-std::vector<std::string> command_names(const CLI::App& app) {
+// What can stand behind it: commands, and groups of them.
+std::vector<std::string> names_in(const CLI::App& app) {
   std::vector<std::string> names;
   for (const CLI::App* sub : app.get_subcommands({}))
     names.push_back(sub->get_name());
+  return names;
+}
+
+std::vector<const CLI::App*> groups_of(const CLI::App& root) {
+  return root.get_subcommands(
+      [](const CLI::App* app) { return !app->get_subcommands({}).empty(); });
+}
+
+// As topics of help.
+std::vector<std::string> topics(const CLI::App& root) {
+  std::vector<std::string> names;
+  for (const CLI::App* sub : command_apps(root))
+    names.push_back(dashed(command_of(*sub)));
+  for (const CLI::App* group : groups_of(root))
+    names.push_back(group->get_name());
   return names;
 }
 
@@ -52,7 +68,7 @@ std::string values_of(const CLI::App& root, const std::string& type,
   if (type == "TARGET")
     return "_ublk_bpf_words '" + joined(target_names(), " ") + "'";
   if (type == "TOPIC")
-    return "_ublk_bpf_words '" + joined(command_names(root), " ") + " " +
+    return "_ublk_bpf_words '" + joined(topics(root), " ") + " " +
            joined(target_names(), " ") + "'";
   if (!type.contains('|')) return {};
   std::string words;
@@ -81,7 +97,7 @@ _ublk_bpf_devices() {
 }
 
 _ublk_bpf() {
-	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} command='' i
+	local groups='@GROUPS@' cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} command='' i
 	# --option=value comes in three words.
 	if [[ $cur == = ]]; then
 		cur=''
@@ -90,8 +106,8 @@ _ublk_bpf() {
 	fi
 	for ((i = 1; i < COMP_CWORD; i++)); do
 		if [[ ${COMP_WORDS[i]} != -* ]]; then
-			command=${COMP_WORDS[i]}
-			break
+			command+=${command:+-}${COMP_WORDS[i]}
+			[[ $groups == *" $command "* ]] || break
 		fi
 	done
 	COMPREPLY=()
@@ -107,7 +123,7 @@ void put_values(std::ostringstream& out, const CLI::App& root,
       continue;
     std::vector<std::string> patterns;
     for (const auto& name : names_of(*option))
-      patterns.push_back(app.get_name() + ":" + name);
+      patterns.push_back(dashed(command_of(app)) + ":" + name);
     const std::string values =
         values_of(root, option->get_type_name(), option->check_lname("dev"));
     out << "\t" << joined(patterns, " | ") << ")\n\t\t"
@@ -117,7 +133,7 @@ void put_values(std::ostringstream& out, const CLI::App& root,
 
 void put_rest(std::ostringstream& out, const CLI::App& root,
               const CLI::App& app) {
-  out << "\t" << app.get_name() << ")\n";
+  out << "\t" << dashed(command_of(app)) << ")\n";
   for (const CLI::Option* option : app.get_options())
     if (!option->nonpositional() && !option->get_group().empty())
       out << "\t\tif [[ $cur != -* ]]; then\n\t\t\t"
@@ -134,14 +150,21 @@ std::string bash_completion() {
   const auto app = make_app(options);
   const CLI::App& root = *app;
   std::ostringstream out;
-  out << kHead << "\tcase $command:$prev in\n";
-  for (const CLI::App* sub : root.get_subcommands({}))
-    put_values(out, root, *sub);
+  std::string head = kHead, groups = " ";
+  for (const CLI::App* group : groups_of(root))
+    groups += group->get_name() + " ";
+  constexpr std::string_view kPlace = "@GROUPS@";
+  head.replace(head.find(kPlace), kPlace.size(), groups);
+  out << head << "\tcase $command:$prev in\n";
+  for (const CLI::App* sub : command_apps(root)) put_values(out, root, *sub);
   out << "\tesac\n\tcase $command in\n\t'')\n\t\t_ublk_bpf_words '"
-      << joined(command_names(root), " ") << " "
-      << joined(options_of(root), " ") << "'\n\t\t;;\n";
-  for (const CLI::App* sub : root.get_subcommands({}))
-    put_rest(out, root, *sub);
+      << joined(names_in(root), " ") << " " << joined(options_of(root), " ")
+      << "'\n\t\t;;\n";
+  for (const CLI::App* group : groups_of(root))
+    out << "\t" << group->get_name() << ")\n\t\t_ublk_bpf_words '"
+        << joined(names_in(*group), " ") << " "
+        << joined(options_of(*group), " ") << "'\n\t\t;;\n";
+  for (const CLI::App* sub : command_apps(root)) put_rest(out, root, *sub);
   out << "\tesac\n}\n\ncomplete -F _ublk_bpf ublk-bpf\n";
   return out.str();
 }

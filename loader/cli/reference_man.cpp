@@ -120,12 +120,13 @@ constexpr const char* kExitStatus =
     "it is on standard output too, as an object.\n";
 
 std::string command_page(const CLI::App& app) {
-  const std::string name = "ublk-bpf-" + app.get_name();
+  const std::string command = command_of(app);
+  const std::string name = "ublk-bpf-" + dashed(command);
   std::ostringstream out, more, examples;
   put_footer(more, examples, app.get_footer());
   out << title(name) << ".SH NAME\n"
       << roff(name) << " \\- " << roff(app.get_description())
-      << "\n.SH SYNOPSIS\n.B ublk\\-bpf " << roff(app.get_name()) << "\n";
+      << "\n.SH SYNOPSIS\n.B ublk\\-bpf " << roff(command) << "\n";
   for (const CLI::Option* option : app.get_options()) {
     if (!is_shown(*option) || option->nonpositional()) continue;
     const std::string type = "\\fI" + roff(option->get_type_name()) + "\\fR";
@@ -151,17 +152,18 @@ std::string main_page(const CLI::App& app) {
       << ".SH DESCRIPTION\n"
       << roff(app.get_description()) << "\n"
       << ".SH COMMANDS\n";
-  for (const CLI::App* sub : app.get_subcommands({}))
-    out << ".TP\n.B " << roff(sub->get_name()) << "\n"
+  for (const CLI::App* sub : command_apps(app))
+    out << ".TP\n.B " << roff(command_of(*sub)) << "\n"
         << roff(sub->get_description()) << "; see\n.BR ublk\\-bpf\\-"
-        << roff(sub->get_name()) << " (" << kManSection << ")\n";
+        << roff(dashed(command_of(*sub))) << " (" << kManSection << ")\n";
   put_options(out, app);
   out << kExitStatus << ".SH FILES\n.TP\n.I /run/ublk\\-bpf\n"
       << "what the kernel does not remember of each device\n.SH SEE ALSO\n";
   std::string last;
-  for (const CLI::App* sub : app.get_subcommands({})) {
+  for (const CLI::App* sub : command_apps(app)) {
     if (!last.empty()) out << last << ",\n";
-    last = fmt(".BR ublk\\-bpf\\-{} ({})", roff(sub->get_name()), kManSection);
+    last = fmt(".BR ublk\\-bpf\\-{} ({})", roff(dashed(command_of(*sub))),
+               kManSection);
   }
   // The comma is part of the macro's last argument.
   std::string text = out.str() + last + "\n";
@@ -177,8 +179,8 @@ std::map<std::string, std::string> man_pages() {
   const auto app = make_app(options);
   std::map<std::string, std::string> pages;
   pages[fmt("ublk-bpf.{}", kManSection)] = main_page(*app);
-  for (const CLI::App* sub : std::as_const(*app).get_subcommands({}))
-    pages[fmt("ublk-bpf-{}.{}", sub->get_name(), kManSection)] =
+  for (const CLI::App* sub : command_apps(*app))
+    pages[fmt("ublk-bpf-{}.{}", dashed(command_of(*sub)), kManSection)] =
         command_page(*sub);
   return pages;
 }

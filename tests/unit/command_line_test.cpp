@@ -39,6 +39,11 @@ TEST(CommandLine, UsedWronglySaysWhat) {
       {"stat", "-n", "0", "--interval", "-1"},
       {"recover"},
       {"list", "-n", "one"},
+      {"layer"},
+      {"layer", "frobnicate"},
+      {"layer", "info"},
+      {"layer", "info", "a", "b"},
+      {"layer", "info", "a", "--deadline", "5"},
   };
   for (const Args& args : cases) {
     const Parsed p = parsed(args);
@@ -103,7 +108,13 @@ TEST(CommandLine, HelpAndVersionAreNoError) {
 
 TEST(CommandLine, EveryCommandHasAnExampleAndJson) {
   for (const Command& command : commands()) {
-    const std::string help = parsed({command.name, "--help"}).text;
+    const std::string name = command.name;
+    const size_t space = name.find(' ');
+    Args args = {name.c_str(), "--help"};
+    const std::string group = name.substr(0, space);
+    if (space != std::string::npos)
+      args = {group.c_str(), name.c_str() + space + 1, "--help"};
+    const std::string help = parsed(args).text;
     EXPECT_NE(help.find("Example"), std::string::npos) << command.name;
     EXPECT_NE(help.find("--json"), std::string::npos) << command.name;
   }

@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <sstream>
 
 #include "cli/app.h"
 #include "server/target.h"
@@ -50,6 +51,13 @@ std::vector<std::string> long_options(const CLI::App& app) {
   return names;
 }
 
+const CLI::App& app_of(const CLI::App& root, const Command& command) {
+  for (const CLI::App* app : command_apps(root))
+    if (command_of(*app) == command.name) return *app;
+  ADD_FAILURE() << command.name;
+  return root;
+}
+
 std::string without_escapes(std::string text) {
   std::erase(text, '\\');
   return text;
@@ -62,11 +70,13 @@ TEST(Reference, EveryCommandAndOptionIsInTheManualPages) {
   ASSERT_EQ(pages.size(), commands().size() + 1);
   for (const Command& command : commands()) {
     EXPECT_NE(without_escapes(pages.at("ublk-bpf.8"))
-                  .find(std::string("ublk-bpf-") + command.name),
+                  .find("ublk-bpf-" + dashed(command.name)),
               std::string::npos);
-    const std::string page = without_escapes(
-        pages.at(std::string("ublk-bpf-") + command.name + ".8"));
-    for (const auto& name : long_options(*app->get_subcommand(command.name)))
+    const std::string page =
+        without_escapes(pages.at("ublk-bpf-" + dashed(command.name) + ".8"));
+    EXPECT_NE(page.find(std::string(".B ublk-bpf ") + command.name + "\n"),
+              std::string::npos);
+    for (const auto& name : long_options(app_of(*app, command)))
       EXPECT_NE(page.find(name + "fR"), std::string::npos)
           << command.name << " " << name;
   }
@@ -126,6 +136,14 @@ TEST(Completion, OffersWhatCanStandThere) {
       {{"ublk-bpf", "attach", "-n", "0", at + "/a"}, at + "/a b.bpf.o "},
       {{"ublk-bpf", "attach", "--rep"}, "--replace "},
       {{"ublk-bpf", "help", "fau"}, "fault "},
+      {{"ublk-bpf", "lay"}, "layer "},
+      {{"ublk-bpf", "--json", "layer", "c"}, "create check "},
+      {{"ublk-bpf", "layer", "create", "--base-f"}, "--base-format "},
+      {{"ublk-bpf", "layer", "create", "-F", ""}, "layer raw "},
+      {{"ublk-bpf", "layer", "info", at + "/di"}, at + "/disk.img "},
+      {{"ublk-bpf", "layer", "create", "-b", at + "/di"}, at + "/disk.img "},
+      {{"ublk-bpf", "layer", "bogus", ""}, " "},
+      {{"ublk-bpf", "help", "layer-l"}, "layer-list "},
       {{"ublk-bpf", "bogus", ""}, " "},
   };
   for (const auto& [words, offers] : cases) {
@@ -138,20 +156,34 @@ TEST(Completion, OffersWhatCanStandThere) {
 TEST(Completion, OffersEveryCommandAndOption) {
   Options options;
   const auto app = make_app(options);
-  const std::string top = " " + offered({"ublk-bpf", ""});
   for (const Command& command : commands()) {
-    EXPECT_NE(top.find(std::string(" ") + command.name + " "),
-              std::string::npos);
-    const std::string all = " " + offered({"ublk-bpf", command.name, "-"});
-    for (const auto& name : long_options(*app->get_subcommand(command.name)))
+    // Word by word.
+    std::vector<std::string> line = {"ublk-bpf"};
+    std::istringstream words(command.name);
+    for (std::string word; words >> word; line.push_back(word)) {
+      line.emplace_back();
+      EXPECT_NE((" " + offered(line)).find(" " + word + " "), std::string::npos)
+          << command.name;
+      line.pop_back();
+    }
+    line.emplace_back("-");
+    const std::string all = " " + offered(line);
+    for (const auto& name : long_options(app_of(*app, command)))
       EXPECT_NE(all.find(" " + name + " "), std::string::npos)
           << command.name << " " << name;
   }
 }
 
 TEST(Help, IsThereForEveryCommandAndTarget) {
-  for (const Command& command : commands())
+  for (const Command& command : commands()) {
     EXPECT_NE(help_on(command.name)->find("--json"), std::string::npos);
+    EXPECT_EQ(*help_on(dashed(command.name)), *help_on(command.name));
+    EXPECT_NE(help_on(command.name)
+                  ->find(std::string("Usage: ublk-bpf ") + command.name + " "),
+              std::string::npos)
+        << command.name;
+  }
+  EXPECT_NE(help_on("layer")->find("create"), std::string::npos);
   for (const TargetOps* ops : all_targets())
     EXPECT_NE(help_on(std::string(ops->name))->find(ops->summary),
               std::string::npos);

@@ -113,6 +113,14 @@ def test_output_of_every_command_is_as_documented(lab):
     outputs.append(("info", cli.ok("info", "-n", device.id), {**rows, **sections["info"]}))
     outputs.append(("features", cli.ok("features"), sections["features"]))
     outputs.append(("gc", cli.ok("gc", "--dry-run"), sections["gc"]))
+    where = lab.ext4()
+    base, top = f"{where}/base", f"{where}/top"
+    layer = sections["layer create, layer info"]
+    outputs.append(("layer create", cli.ok("layer", "create", base, "--size", MIB), layer))
+    outputs.append(("layer create on a layer", cli.ok("layer", "create", top, "--base", base), layer))
+    outputs.append(("layer info", cli.ok("layer", "info", top), layer))
+    outputs.append(("layer check", cli.ok("layer", "check", top), sections["layer check"]))
+    outputs.append(("layer list", cli.ok("layer", "list", top), sections["layer list"]))
     errors = sections["An error, of any command"]
     outputs.append(("an error", cli.run("detach", "-n", 999, "--json").json, errors))
     refused = cli.run("attach", "-n", device.id, cli.program("bad_loop"), "--json")
