@@ -41,6 +41,7 @@ int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     (void)attach_request(0, parsed.options.attach);
   } else if (parsed.options.command == "help") {
     (void)help_on(parsed.options.topic);
+    for (const auto& word : parsed.options.topic_words) (void)help_on(word);
   }
   return 0;
 }
