@@ -55,7 +55,10 @@ class BlockMap {
   void mark_unsaved(uint64_t sector);
   // Without what is beyond the disk's end.
   SectorBits sector_bits(uint64_t sector) const;
-  // Makes those of the disk visible. What is here and not there is unsaved.
+  // Those of the disk, into memory that is zeroed and that nobody else has yet.
+  void load_saved(uint64_t sector, const SectorBits& on_disk);
+  // Into memory that others have: makes those of the disk visible, and what is
+  // there and not on the disk is unsaved.
   void merge_saved(uint64_t sector, const SectorBits& on_disk);
 
  private:

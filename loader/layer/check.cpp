@@ -84,7 +84,7 @@ class Checker {
     uint64_t unsaved = 0;
     BlockMap blocks(std::min(header.nr_blocks() - first, BlockMap::kSectorBits),
                     words, std::span(&unsaved, 1));
-    blocks.merge_saved(0, bits);
+    blocks.load_saved(0, bits);
     out_.present_blocks += blocks.count();
     TRY(look_for_lost(first, blocks));
     if (!has_stray_bits(header, number, bits)) return {};

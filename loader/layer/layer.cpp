@@ -89,7 +89,10 @@ Result<void> load_blocks(int fd, const LayerHeader& header, bool adopt,
                                number))
                   .hint("ublk-bpf layer check --repair removes them"));
         unsaved_up_to(number);
-        blocks.merge_saved(number, bits);
+        if (adopt)
+          blocks.merge_saved(number, bits);
+        else
+          blocks.load_saved(number, bits);
         return {};
       }));
   unsaved_up_to(BlockMap::sectors_for(header.nr_blocks()));

@@ -232,6 +232,7 @@ std::string fault_text(const LayerHeader& header, uint64_t number,
 bool has_stray_bits(const LayerHeader& header, uint64_t number,
                     const BlockMap::SectorBits& bits) {
   const uint64_t nr_blocks = header.nr_blocks();
+  if ((number + 1) * BlockMap::kSectorBits <= nr_blocks) return false;
   for (uint64_t i = 0; i < bits.size(); i++) {
     const uint64_t first = (number * BlockMap::kSectorWords + i) * 64;
     const uint64_t here =

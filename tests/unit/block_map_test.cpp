@@ -159,6 +159,20 @@ TEST(BlockOrder, NoBitOfOtherThreadsIsLost) {
   }
 }
 
+TEST_F(Blocks, OfTheDiskAreThere) {
+  BlockMap blocks = map(10'000);
+  BlockMap::SectorBits on_disk{};
+  on_disk[62] = 3;
+  blocks.load_saved(1, on_disk);
+  EXPECT_TRUE(blocks.present(4032 + 62 * 64 + 1));
+  EXPECT_EQ(blocks.count(), 2U);
+  EXPECT_FALSE(blocks.unsaved());
+  on_disk[62] = 0;
+  on_disk[30] = ~uint64_t{0};  // beyond the end, as the rest of that sector
+  blocks.load_saved(2, on_disk);
+  EXPECT_EQ(blocks.count(), 2U + 16);
+}
+
 TEST_F(Blocks, OfTheDiskAreMergedWithThoseInMemory) {
   BlockMap blocks = map(10'000);
   BlockMap::SectorBits on_disk{};
