@@ -165,7 +165,7 @@ class Layer {
   Result<Save> begin_save();
   void end_save(Save save);
   void put_back(Save save);
-  // All steps, blocking.
+  // All steps, blocking; nothing at all, not even a sync, without unsaved bits.
   Result<void> save();
   // Nothing is written after it: saves, marks the header, durably, and then has
   // the lock of a layer below.

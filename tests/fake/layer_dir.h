@@ -24,6 +24,7 @@ int error_of(const Result<T>& result) {
 class LayerDir : public testing::Test {
  protected:
   static constexpr int64_t kMiB = 1 << 20;
+  static constexpr uint64_t kBlock = 4096;
 
   void SetUp() override {
     std::filesystem::remove_all(dir_);

@@ -29,8 +29,8 @@ TEST_F(Blocks, NeedSoMuchMemory) {
   EXPECT_EQ(BlockMap::sectors_for(4032), 1U);
   EXPECT_EQ(BlockMap::sectors_for(4033), 2U);
   EXPECT_EQ(BlockMap::unsaved_words_for(1), 1U);
-  EXPECT_EQ(BlockMap::unsaved_words_for(64 * 4032), 1U);
-  EXPECT_EQ(BlockMap::unsaved_words_for(64 * 4032 + 1), 2U);
+  EXPECT_EQ(BlockMap::unsaved_words_for(64 * BlockMap::kSectorBits), 1U);
+  EXPECT_EQ(BlockMap::unsaved_words_for(64 * BlockMap::kSectorBits + 1), 2U);
 }
 
 TEST_F(Blocks, AreWhatWasSet) {
@@ -131,7 +131,7 @@ TEST(BlockOrder, ABitIsSetBeforeItsMarkAndReadAfterThat) {
 }
 
 TEST(BlockOrder, NoBitOfOtherThreadsIsLost) {
-  constexpr uint64_t kBlocks = 4032 * 3;
+  constexpr uint64_t kBlocks = BlockMap::kSectorBits * 3;
   for (int round = 0; round < 300; round++) {
     std::vector<uint64_t> present(BlockMap::words_for(kBlocks));
     uint64_t unsaved = 0;

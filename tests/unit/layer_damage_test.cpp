@@ -149,7 +149,7 @@ TEST_F(LayerDamaged, BlocksBeyondTheEndAreRemoved) {
 TEST_F(LayerDamaged, AFileThatIsCutShortIsMendedIfNothingIsLost) {
   with_blocks("a");
   // Behind block 5000.
-  const uint64_t end = kMiB + 5001 * 4096;
+  const uint64_t end = kMiB + 5001 * kBlock;
   std::filesystem::resize_file(at("a"), end);
   EXPECT_EQ(error_of(Layer::open(at("a"), {})), EPROTO);
   EXPECT_EQ(kinds("a"), std::vector{Kind::cut_short});

@@ -49,7 +49,7 @@ TEST_F(LayerExtents, OfAnEmptyLayerAreOfNobody) {
 }
 
 TEST_F(LayerExtents, AreOfTheTopmostLayerThatHasThem) {
-  write("raw", std::string(40 * 4096, 'x'));
+  write("raw", std::string(40 * kBlock, 'x'));
   make("a", {.size_bytes = kMiB, .base = "raw"});
   {
     Layer a = top("a");
@@ -69,15 +69,15 @@ TEST_F(LayerExtents, AreOfTheTopmostLayerThatHasThem) {
 }
 
 TEST_F(LayerExtents, BeyondTheEndOfALayerBelowAreZeroes) {
-  write("raw", std::string(40 * 4096, 'x'));
-  make("a", {.size_bytes = 10 * 4096, .base = "raw"});
-  make("b", {.size_bytes = 20 * 4096, .base = "a"});
+  write("raw", std::string(40 * kBlock, 'x'));
+  make("a", {.size_bytes = 10 * kBlock, .base = "raw"});
+  make("b", {.size_bytes = 20 * kBlock, .base = "a"});
   EXPECT_EQ(extents("b"), (All{"0+10 2 at 0", "10+10 2 none"}))
       << "what the file has there is not of the layer's disk";
 }
 
 TEST_F(LayerExtents, KnowBlocksOfOtherSizes) {
-  make("a", {.size_bytes = 24 * 4096, .block_bytes = 4096});
+  make("a", {.size_bytes = 24 * kBlock, .block_bytes = 4096});
   {
     Layer a = top("a");
     put(a, 1, 1);

@@ -231,9 +231,9 @@ TEST_F(LayerSave, IsThereAfterwards) {
 TEST_F(LayerSave, WritesOnlySectorsThatHaveChanged) {
   make("a", {.size_bytes = 100 * kMiB});
   Layer layer = top("a");
-  layer.blocks().set(4032 * 2, 1);
+  layer.blocks().set(BlockMap::kSectorBits * 2, 1);
   ASSERT_TRUE(layer.save());
-  layer.blocks().set(4032 * 5 + 7, 1);
+  layer.blocks().set(BlockMap::kSectorBits * 5 + 7, 1);
   auto save = layer.begin_save();
   ASSERT_TRUE(save);
   ASSERT_EQ(save->sectors.size(), 1U);
