@@ -148,15 +148,27 @@ Result<Layer> Layer::open(const std::string& path, const OpenOptions& options) {
       path, options.again < 0
                 ? layer_format::open_buffered(impl->file.fd.get(), read_only)
                 : duplicate(options.again));
-  const int fd = impl->metadata.get();
-  // What is read before it is locked, may be changed.
-  TRY(layer_format::lock(fd, path, options.use));
-  impl->header =
-      TRY_IN(path, layer_format::read_header(fd, impl->file.path)).header;
-  const LayerHeader& header = impl->header;
-  TRY_IN(path, check_use(header, options.use));
-  TRY_IN(path, check_length(header, impl->file));
+  const bool later = options.take_later && options.use == Use::top;
+  Layer layer(std::move(impl));
+  TRY(later ? layer.look_at_header() : layer.take(options));
+  return layer;
+}
 
+Result<void> Layer::look_at_header() {
+  const std::string& path = impl_->file.path;
+  impl_->header =
+      TRY_IN(path, layer_format::read_header(metadata_fd(), path)).header;
+  TRY_IN(path, check_use(impl_->header, impl_->use));
+  TRY_IN(path, check_length(impl_->header, impl_->file));
+  return {};
+}
+
+Result<void> Layer::take(const OpenOptions& options) {
+  const std::string& path = impl_->file.path;
+  // What is read before it is locked, may be changed.
+  TRY(layer_format::lock(metadata_fd(), path, impl_->use));
+  TRY(look_at_header());
+  const LayerHeader& header = impl_->header;
   const uint64_t present = BlockMap::words_for(header.nr_blocks());
   const uint64_t unsaved = BlockMap::unsaved_words_for(header.nr_blocks());
   std::span<uint64_t> words;
@@ -166,14 +178,15 @@ Result<Layer> Layer::open(const std::string& path, const OpenOptions& options) {
       return fail(EINVAL, "{}: memory for the bitmap: {} words of {}", path,
                   words.size(), present + unsaved);
   } else {
-    impl->own = TRY_IN(
+    impl_->own = TRY_IN(
         path, MmapRegion::anonymous((present + unsaved) * sizeof(uint64_t)));
-    words = {reinterpret_cast<uint64_t*>(impl->own.data()), present + unsaved};
+    words = {reinterpret_cast<uint64_t*>(impl_->own.data()), present + unsaved};
   }
-  impl->blocks = BlockMap(header.nr_blocks(), words.first(present),
-                          words.subspan(present, unsaved));
-  TRY_IN(path, load_blocks(fd, header, options.adopt, impl->blocks));
-  return Layer(std::move(impl));
+  impl_->blocks = BlockMap(header.nr_blocks(), words.first(present),
+                           words.subspan(present, unsaved));
+  TRY_IN(path,
+         load_blocks(metadata_fd(), header, options.adopt, impl_->blocks));
+  return {};
 }
 
 Layer::Save::Save(Save&& other) noexcept

@@ -113,6 +113,9 @@ class Layer {
     // last one gives it up. The file is that one, whatever `path` is by now. Of
     // a chain, the topmost's. Borrowed. -1: none.
     int again = -1;
+    // Of a top that may still be somebody else's: it is neither locked nor is
+    // its bitmap read, take() does both. `memory` and `adopt` do not matter.
+    bool take_later = false;
     // In a chain: a base counts as the same although its size, its time or its
     // UUID says otherwise, or although it is not sealed.
     bool changed_base = false;
@@ -121,6 +124,11 @@ class Layer {
   // EBUSY: locked by somebody else. EROFS: sealed, and is to be the top.
   static Result<Layer> open(const std::string& path,
                             const OpenOptions& options);
+
+  // Of one that was opened to be taken later: locks it, and reads header and
+  // bitmap, with `memory` and `adopt` of the options. Errors as of open();
+  // after EBUSY it can be tried again.
+  Result<void> take(const OpenOptions& options);
 
   Layer(Layer&&) noexcept;
   Layer& operator=(Layer&&) noexcept;
@@ -180,6 +188,7 @@ class Layer {
 
  private:
   explicit Layer(std::unique_ptr<Impl> impl);
+  Result<void> look_at_header();
   std::unique_ptr<Impl> impl_;
 };
 
