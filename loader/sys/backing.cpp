@@ -165,17 +165,19 @@ bool can_fallocate(const UniqueFd& fd, int mode, off_t at) {
          errno == ENOSPC || errno == EDQUOT;
 }
 
-// Zeroes take space, which ext4 does not let be freed beyond a file's end. So
-// this is tried on a file without a name beside it, if there can be one.
-bool can_zero(const Backing& backing, const struct stat& st, off_t end) {
+// Tried on a file without a name beside it, if there can be one: even a hole
+// beyond the end changes the file's time, by which a layer knows its base, and
+// zeroes take space there, which ext4 does not let be freed.
+bool can_fallocate_beside(const Backing& backing, const struct stat& st,
+                          int mode, off_t end) {
   const auto dir = std::filesystem::path(backing.path).parent_path();
   const auto scratch =
       UniqueFd::open(dir.string(), O_TMPFILE | O_RDWR, S_IRUSR | S_IWUSR);
   struct stat beside{};
   if (scratch && ::fstat(scratch->get(), &beside) == 0 &&
       beside.st_dev == st.st_dev)
-    return can_fallocate(*scratch, FALLOC_FL_ZERO_RANGE, 0);
-  return can_fallocate(backing.fd, FALLOC_FL_ZERO_RANGE, end);
+    return can_fallocate(*scratch, mode, 0);
+  return can_fallocate(backing.fd, mode, end);
 }
 
 void learn_file(Backing& backing, const struct stat& st, bool read_only) {
@@ -186,10 +188,12 @@ void learn_file(Backing& backing, const struct stat& st, bool read_only) {
   backing.io_min_bytes = backing.physical_bytes;
   backing.io_opt_bytes = backing.physical_bytes;
   if (read_only) return;
-  // Beyond the end a hole changes nothing.
   const off_t end = (st.st_size + 4095) & ~4095L;
-  const bool zeroes = can_zero(backing, st, end);
-  if (!can_fallocate(backing.fd, FALLOC_FL_PUNCH_HOLE, end)) return;
+  const auto can = [&](int mode) {
+    return can_fallocate_beside(backing, st, mode, end);
+  };
+  const bool zeroes = can(FALLOC_FL_ZERO_RANGE);
+  if (!can(FALLOC_FL_PUNCH_HOLE)) return;
   backing.max_discard_bytes = UINT64_MAX;
   backing.discard_granularity_bytes = block;
   // Zeroes that free space and zeroes that keep it have one limit. Where they
