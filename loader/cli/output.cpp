@@ -170,6 +170,7 @@ json device_to_json(const Device& device) {
       {"faults", known ? json(device.state->target.faults) : json::array()},
       {"files", json::array()},
       {"failed_legs", json::array()},
+      {"layers", json::array()},
       {"nr_hw_queues", info.nr_hw_queues},
       {"queue_depth", info.queue_depth},
       {"size_bytes", device.size_bytes()},
@@ -188,6 +189,11 @@ json device_to_json(const Device& device) {
     put_names(out, "files", target.files);
     for (size_t leg = 0; leg < target.files.size(); leg++)
       if (target.failed_legs >> leg & 1) out["failed_legs"].push_back(leg);
+    for (const LayerFile& layer : target.layers) {
+      json& to = out["layers"].emplace_back(json::object());
+      put_name(to, "path", layer.path);
+      to["uuid"] = layer.uuid.empty() ? json(nullptr) : json(layer.uuid);
+    }
   }
   if (device.server) out["server"] = server_to_json(*device.server);
   if (device.bpf) out["bpf"] = bpf_to_json(device);
@@ -313,6 +319,8 @@ std::string device_text(const Device& device) {
     for (size_t i = 0; i < target.files.size(); i++)
       text += fmt(" {}{}", shown_name(target.files[i]),
                   target.failed_legs >> i & 1 ? " (failed)" : "");
+    for (size_t i = 1; i < target.layers.size(); i++)
+      text += fmt(" on {}", shown_name(target.layers[i].path));
     for (const auto& rule : target.faults) text += " fault " + shown_name(rule);
     text += fmt(" recovery {} data path {}{}{}\n", recovery_name(info.flags),
                 data_path_of(info.flags).name,

@@ -101,6 +101,13 @@ std::string info_json(const DeviceDetails& details) {
          {"affinity", thread ? json(thread->cpus) : json::array()}});
   }
   out["queues"] = queues;
+  for (size_t i = 0; i < details.layers.size(); i++) {
+    const auto& use = details.layers[i];
+    json& layer = out["layers"][i];
+    layer["present_blocks"] = use ? json(use->present_blocks) : json(nullptr);
+    layer["nr_blocks"] = use ? json(use->nr_blocks) : json(nullptr);
+    layer["block_bytes"] = use ? json(use->block_bytes) : json(nullptr);
+  }
   out["maps"] = maps_to_json(details);
   return dump(out);
 }
@@ -118,6 +125,11 @@ std::string info_text(const DeviceDetails& details) {
     if (const QueueThread* thread = thread_of(details, q))
       text += fmt(" tid {} affinity {}", thread->tid, cpu_list(thread->cpus));
   }
+  for (size_t i = 0; i < details.layers.size(); i++)
+    if (const auto& use = details.layers[i])
+      text += fmt("\n\tlayer {}: {} of {} blocks of {} bytes present",
+                  shown_name(device.state->target.layers[i].path),
+                  use->present_blocks, use->nr_blocks, use->block_bytes);
   for (size_t i = 0; i < details.maps.size(); i++) {
     const MapInfo& map = details.maps[i];
     text += fmt("\n\tmap {}: id {}, {}", shown_name(map.name), map.id,

@@ -215,6 +215,20 @@ Result<void> set_knobs(Knobs& knobs, const Device& device,
   return {};
 }
 
+// The bytes of a clone's files are not the device's.
+Result<void> refuse_on_clone(const ProgramObject& object, const Device& device,
+                             const AttachRequest& request) {
+  if (!device.state || !is_clone(device.state->target) ||
+      !request.files.empty())
+    return {};
+  return std::unexpected(
+      Error::plain(EINVAL,
+                   fmt("{}: is not a program of a clone, which {} is: it would "
+                       "destroy its layer",
+                       object.path(), device_name(device.info.dev_id)))
+          .hint("--file names other files"));
+}
+
 // Its server and the program of a mirror have the map in common that says which
 // legs have failed. Without it a program would read what is out of date.
 Result<void> share_legs(ProgramObject& object, const Device& device,
@@ -369,6 +383,7 @@ Result<std::chrono::nanoseconds> attach_program(Control& control,
                          .files = {},
                          .knobs = object.knobs().values()};
   if (request.keep_maps) TRY(keep_maps(object, device));
+  TRY(refuse_on_clone(object, device, request));
   TRY(share_legs(object, device, request));
   TRY(object.load(program));
   auto pins = TRY(make_pins(object, device, request));

@@ -142,6 +142,8 @@ Result<DeviceDetails> describe_closely(Control& control,
   if (details.device.server)
     details.threads =
         queue_threads(info.ublksrv_pid, dev_id, info.nr_hw_queues);
+  if (const auto& state = details.device.state)
+    details.layers = layer_uses(states, *state);
   if (const auto& bpf = details.device.bpf; bpf && bpf->prog_id) {
     details.maps = maps_of_attached(*bpf).value_or(std::vector<MapInfo>());
     const AttachedState* attached = details.device.attached();

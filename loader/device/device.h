@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "ctrl/control.h"
+#include "device/clone.h"
 #include "device/server_process.h"
 #include "device/state.h"
 #include "prog/maps.h"
@@ -57,7 +58,8 @@ struct DeviceDetails {
   std::vector<QueueThread> threads{};
   // Of the attached program; none for a user who may not see them.
   std::vector<MapInfo> maps{};
-  std::vector<std::string> map_pins{};  // their paths, "" without
+  std::vector<std::string> map_pins{};            // their paths, "" without
+  std::vector<std::optional<LayerUse>> layers{};  // of a clone
 };
 Result<DeviceDetails> describe_closely(Control& control,
                                        const StateStore& states,

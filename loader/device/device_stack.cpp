@@ -72,6 +72,7 @@ std::vector<dev_t> DeviceStack::below(const std::string& node,
   if (const auto id = ublk_id(name))
     if (const auto state = states_.load(*id)) {
       for (const auto& file : state->target.files) add(device_of(file));
+      for (const auto& layer : state->target.layers) add(device_of(layer.path));
       if (state->attached)
         for (const auto& file : state->attached->files) add(device_of(file));
     }

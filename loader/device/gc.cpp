@@ -100,6 +100,13 @@ std::optional<pid_t> writer_of(std::string_view name) {
   return pid;
 }
 
+// "7.map"
+std::optional<uint32_t> device_of_map(const std::string& name) {
+  uint32_t id = 0;
+  std::from_chars(name.data(), name.data() + name.size(), id);
+  return map_file_name(id) == name ? std::optional(id) : std::nullopt;
+}
+
 }  // namespace
 
 Result<std::vector<Orphan>> collect_garbage(Control& control,
@@ -111,19 +118,29 @@ Result<std::vector<Orphan>> collect_garbage(Control& control,
   const auto devices = device_ids();
   for (const uint32_t dev_id : states.ids()) {
     if (std::ranges::binary_search(devices, dev_id)) continue;
-    orphans.push_back({.kind = Orphan::Kind::state,
-                       .dev_id = dev_id,
-                       .cleared = true,
-                       .why = "its device is not there"});
-    if (!options.dry_run) TRY(forget(states, dev_id));
+    Orphan& orphan =
+        orphans.emplace_back(Orphan{.kind = Orphan::Kind::state,
+                                    .dev_id = dev_id,
+                                    .cleared = true,
+                                    .why = "its device is not there"});
+    if (options.dry_run) continue;
+    if (auto done = forget(states, dev_id); !done) {
+      orphan.cleared = false;
+      orphan.why = done.error().message();
+    }
   }
   for (const std::string& name : states.other_files()) {
     const auto writer = writer_of(name);
-    if (!writer || pidfd_of(*writer).valid()) continue;
+    const auto map_of = device_of_map(name);
+    // Left by a device whose state is gone.
+    const bool stray = map_of && !states.load(*map_of) &&
+                       !std::ranges::binary_search(devices, *map_of);
+    if (!stray && (!writer || pidfd_of(*writer).valid())) continue;
     orphans.push_back({.kind = Orphan::Kind::temporary,
                        .file = name,
                        .cleared = true,
-                       .why = "its writer was interrupted"});
+                       .why = stray ? "its device is not there"
+                                    : "its writer was interrupted"});
     if (!options.dry_run) TRY(states.remove_file(name));
   }
   return orphans;

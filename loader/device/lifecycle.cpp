@@ -143,6 +143,11 @@ Result<uint64_t> resize_device(Control& control, const StateStore& states,
                 device_name(dev_id));
   NewSize wanted = size;
   std::optional<TargetSpec> spec;
+  if (device.state && is_clone(device.state->target))
+    return fail(EOPNOTSUPP,
+                "{}: is a clone, whose size is that of its layer and cannot be "
+                "changed",
+                device_name(dev_id));
   if (device.state) {
     spec = device.state->target;
     spec->size_bytes = size.bytes;

@@ -12,21 +12,46 @@ namespace ublk {
 
 namespace {
 
-bool overlap(const TargetSpec& spec, const TargetSpec& other) {
-  if (spec.read_only && other.read_only) return false;
-  const auto same = [&](size_t i, size_t j) {
-    // States of earlier versions have no identities.
-    return j < other.identities.size() && i < spec.identities.size()
-               ? spec.identities[i].same_as(other.identities[j])
-               : spec.files[i] == other.files[j];
+// Bytes of a file that a device has.
+struct Part {
+  std::string path;
+  const FileIdentity* identity;  // null: of a state of earlier versions
+  uint64_t from;                 // bytes
+  uint64_t to;
+  bool writes;
+};
+
+// A clone writes to its first layer only, anywhere.
+std::vector<Part> parts_of(const TargetSpec& spec) {
+  std::vector<Part> parts;
+  const auto identity = [&](size_t i) {
+    return i < spec.identities.size() ? &spec.identities[i] : nullptr;
   };
-  for (size_t i = 0; i < spec.files.size(); i++)
-    for (size_t j = 0; j < other.files.size(); j++)
-      if (same(i, j) &&
-          spec.offset_bytes < other.offset_bytes + other.size_bytes &&
-          other.offset_bytes < spec.offset_bytes + spec.size_bytes)
-        return true;
-  return false;
+  for (size_t i = 0; i < spec.layers.size(); i++)
+    parts.push_back({spec.layers[i].path, identity(i), 0, UINT64_MAX,
+                     i == 0 && !spec.read_only});
+  for (size_t i = 0; i < spec.files.size() && spec.layers.empty(); i++)
+    parts.push_back({spec.files[i], identity(i), spec.offset_bytes,
+                     spec.offset_bytes + spec.size_bytes, !spec.read_only});
+  return parts;
+}
+
+struct Overlap {
+  Part ours;
+  Part theirs;
+};
+std::optional<Overlap> overlap(const TargetSpec& spec,
+                               const TargetSpec& other) {
+  const auto same = [](const Part& a, const Part& b) {
+    return a.identity && b.identity ? a.identity->same_as(*b.identity)
+                                    : a.path == b.path;
+  };
+  for (const Part& a : parts_of(spec))
+    for (const Part& b : parts_of(other))
+      if ((a.writes || b.writes) && same(a, b) && a.from < b.to &&
+          b.from < a.to)
+        return Overlap{a, b};
+  return std::nullopt;
 }
 
 // With the size that it has, where it was left to the file.
@@ -35,14 +60,18 @@ TargetSpec sized(TargetSpec spec, const ublk_params& params) {
   return spec;
 }
 
-Error in_use(const TargetSpec& spec, const std::string& by,
-             const TargetSpec& other) {
+Error in_use(const Overlap& both, const std::string& by) {
+  const auto& [ours, theirs] = both;
+  const std::string as =
+      ours.path == theirs.path ? "" : fmt(", as {}", theirs.path);
+  if (ours.to == UINT64_MAX || theirs.to == UINT64_MAX)
+    return Error::plain(EBUSY,
+                        fmt("{}: {} has it already{}", ours.path, by, as))
+        .hint(
+            "a layer that is written is of one device, and what is below "
+            "one is not written");
   return Error::plain(EBUSY, fmt("{}: {} has its bytes {} to {} already{}",
-                                 spec.files[0], by, other.offset_bytes,
-                                 other.offset_bytes + other.size_bytes,
-                                 spec.files[0] == other.files[0]
-                                     ? ""
-                                     : fmt(", as {}", other.files[0])))
+                                 ours.path, by, theirs.from, theirs.to, as))
       .hint("--shared lets both have it, --read-only of both too");
 }
 
@@ -73,15 +102,15 @@ Result<void> check_claims(Control& control, const StateStore& states,
   if (std::ranges::none_of(claims, has_files)) return {};
   for (size_t i = 0; i < claims.size(); i++)
     for (size_t j = 0; j < i; j++)
-      if (overlap(claims[i], claims[j]))
-        return std::unexpected(in_use(claims[i], "another -f", claims[j]));
+      if (const auto both = overlap(claims[i], claims[j]))
+        return std::unexpected(in_use(*both, "another -f"));
   for (const uint32_t dev_id : states.ids()) {
     if (std::ranges::contains(except, dev_id)) continue;
     const auto other = claim_of(control, states, dev_id);
     if (!other) continue;
     for (const TargetSpec& claim : claims)
-      if (overlap(claim, *other))
-        return std::unexpected(in_use(claim, device_name(dev_id), *other));
+      if (const auto both = overlap(claim, *other))
+        return std::unexpected(in_use(*both, device_name(dev_id)));
   }
   return {};
 }

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <thread>
 
+#include "device/clone.h"
 #include "device/lifecycle.h"
 #include "device/mirror.h"
 #include "device/serve.h"
@@ -143,6 +144,7 @@ Result<Heir> examine(Workplace& place, const RecoverRequest& request,
   Target target = TRY_IN(device_name(dev_id), open_target(state.target));
   TRY(check_file(place.control, dev_id, target));
   state.target.identities = target.spec.identities;
+  state.target.layers = target.spec.layers;
   return Heir{before, std::move(state), std::move(target), live};
 }
 
@@ -180,6 +182,7 @@ Result<Served> succeed(Workplace& place, const ServeHooks& hooks, Heir heir) {
       TRY(connect_legs(place, hooks, info, heir.target, heir.state.legs_map));
   TRY(place.states.change(
       dev_id, [&](DeviceState& state) { state.legs_map = legs_map; }));
+  TRY(connect_clone(place.states, dev_id, heir.target, true));
   auto server = TRY_IN(
       device_name(dev_id),
       make_server(place, std::move(heir.target), info, heir.state.affinity));
@@ -193,11 +196,11 @@ Result<Served> succeed(Workplace& place, const ServeHooks& hooks, Heir heir) {
 
 // And what its files are, which may be others now.
 Result<void> note_server(Workplace& place, uint32_t dev_id,
-                         const std::string& server,
-                         const std::vector<FileIdentity>& files) {
+                         const std::string& server, const TargetSpec& spec) {
   return place.states.change(dev_id, [&](DeviceState& state) {
     state.server = server;
-    state.target.identities = files;
+    state.target.identities = spec.identities;
+    state.target.layers = spec.layers;
   });
 }
 
@@ -224,11 +227,11 @@ Result<void> serve_recovered(const RecoverRequest& request,
   };
   for (Heir& heir : heirs) {
     const uint32_t dev_id = heir.before.dev_id;
-    const auto files = heir.state.target.identities;
+    const TargetSpec spec = heir.state.target;
     auto one = succeed(place, hooks, std::move(heir));
     if (!one) return give_up(std::move(one).error());
     served.push_back(std::move(*one));
-    if (auto noted = note_server(place, dev_id, server, files); !noted)
+    if (auto noted = note_server(place, dev_id, server, spec); !noted)
       hooks.trouble(noted.error());
     auto device = describe(place.control, place.states, dev_id);
     if (!device) return give_up(std::move(device).error());

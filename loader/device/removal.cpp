@@ -8,6 +8,7 @@
 #include <sstream>
 #include <thread>
 
+#include "device/clone.h"
 #include "device/lifecycle.h"
 #include "device/pins.h"
 #include "device/server_process.h"
@@ -201,6 +202,21 @@ Result<void> remove_from_under(Control& control, uint32_t dev_id,
   return {};
 }
 
+// What the map of a clone says goes to its layer.
+Result<void> write_out(const StateStore& states, const DeviceState& state,
+                       const EndOptions& options) {
+  auto done = write_map_out(states, state);
+  if (done) return done;
+  auto error = std::move(done).error().in(
+      fmt("{}: its map could not be written to its layer",
+          device_name(state.dev_id)));
+  if (!options.force)
+    return std::unexpected(std::move(error).hint(
+        "--force deletes it, and loses what was not flushed"));
+  if (options.warn) options.warn(error);
+  return {};
+}
+
 // All but the wait for its server.
 Result<void> remove_one(Control& control, const StateStore& states,
                         uint32_t dev_id, Removal how, const EndOptions& options,
@@ -216,6 +232,8 @@ Result<void> remove_one(Control& control, const StateStore& states,
   const Pins pins = state ? state->pins() : Pins{};
   const ServerProcess* server = servers.find(*info);
   TRY(end(control, *info, server, options, "del"));
+  // Without one nobody else does it. With one it is done when that has ended.
+  if (state && !server) TRY(write_out(states, *state, options));
   Watchdog watch(dev_id, server, options);
   const ControlTick tick = [&] {
     stop_if_started(dev_id, {.deadline = control.deadline()});
@@ -228,13 +246,18 @@ Result<void> remove_one(Control& control, const StateStore& states,
   // The server may have been told to end too, and have deleted it itself.
   if (!removed && removed.error().code() != ENODEV) return removed;
   remove_pins(pins);
+  if (state && server && how != Removal::asynchronous)
+    TRY(write_out(states, *state, options));
   return states.remove(dev_id, instance);
 }
 
 }  // namespace
 
 Result<void> forget(const StateStore& states, uint32_t dev_id) {
-  if (const auto state = states.load(dev_id)) remove_pins(state->pins());
+  if (const auto state = states.load(dev_id)) {
+    TRY_IN(device_name(dev_id), write_map_out(states, *state));
+    remove_pins(state->pins());
+  }
   return states.remove(dev_id, "");
 }
 

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <memory>
 
+#include "device/clone.h"
 #include "device/driver_flags.h"
 #include "device/mirror.h"
 #include "device/overlap.h"
@@ -124,6 +125,7 @@ Result<void> bring_up(Workplace& place, const ServeHooks& hooks, Opened opened,
   TRY(place.control.set_params(dev_id, params));
   const uint32_t legs_map =
       TRY(connect_legs(place, hooks, info, opened.target, 0));
+  TRY(connect_clone(place.states, dev_id, opened.target, false));
   const DeviceState state{.dev_id = dev_id,
                           .instance = device.instance,
                           .server = server,
@@ -150,9 +152,12 @@ Result<void> serve_new(const std::vector<AddRequest>& requests,
     if (one.target.remark) hooks.trouble(*one.target.remark);
   std::vector<TargetSpec> claims;
   for (const Opened& one : opened)
-    if (!one.request.shared) claims.push_back(claim_of(one.target));
+    if (!one.request.shared || one.target.clone)
+      claims.push_back(claim_of(one.target));
   TRY(check_claims(place.control, place.states, claims));
   UniqueFd held = TRY(place.states.hold(StateStore::Hold::shared));
+  for (const Opened& one : opened)
+    TRY(write_left_maps(place.control, place.states, one.target));
   if (is_admin()) settle(hooks);
 
   const std::string server = new_instance();

@@ -83,6 +83,10 @@ json target_to_json(const TargetSpec& spec) {
               {"faults", spec.faults},
               {"fill", spec.fill}};
   if (spec.failed_legs) out["failed_legs"] = spec.failed_legs;
+  for (const LayerFile& layer : spec.layers) {
+    json& to = out["layers"].emplace_back(json{{"uuid", layer.uuid}});
+    put_name(to, "path", layer.path);
+  }
   put_names(out, "files", spec.files);
   json& identities = out["identities"] = json::array();
   for (const FileIdentity& identity : spec.identities)
@@ -132,6 +136,12 @@ TargetSpec target_from_json(const json& from) {
     get_number(from, "chunk_bytes", spec.chunk_bytes);
   if (from.contains("failed_legs"))
     get_number(from, "failed_legs", spec.failed_legs);
+  if (const auto it = from.find("layers"); it != from.end())
+    for (const json& one : it->get_ref<const json::array_t&>()) {
+      LayerFile& layer = spec.layers.emplace_back();
+      get_name(one, "path", layer.path);
+      one.at("uuid").get_to(layer.uuid);
+    }
   if (const auto it = from.find("identities"); it != from.end())
     for (const json& one : it->get_ref<const json::array_t&>())
       spec.identities.push_back(identity_from_json(one));
@@ -174,6 +184,8 @@ std::string state_dir() {
   return (dir && *dir ? std::string(dir) : fmt("/run/user/{}", ::geteuid())) +
          "/ublk-bpf";
 }
+
+std::string map_file_name(uint32_t dev_id) { return fmt("{}.map", dev_id); }
 
 std::string state_to_json(const DeviceState& state) {
   json out = {{"version", kStateVersion},
@@ -297,6 +309,12 @@ Result<void> StateStore::remove_file(const std::string& name) const {
   return {};
 }
 
+Result<UniqueFd> StateStore::open_file(const std::string& name,
+                                       int flags) const {
+  if (!fd_.valid()) return fail_sys(ENOENT, "{}/{}: open", dir_, name);
+  return TRY_IN(dir_, UniqueFd::open_at(fd_.get(), name, flags, 0600));
+}
+
 Result<UniqueFd> StateStore::hold(Hold how) const {
   if (!fd_.valid()) return UniqueFd();
   UniqueFd fd = TRY_IN(
@@ -336,6 +354,7 @@ Result<void> StateStore::remove(uint32_t dev_id,
   if (!instance.empty())
     if (auto state = load(dev_id); state && state->instance != instance)
       return {};
+  TRY(remove_file(map_file_name(dev_id)));
   return remove_file(file_name(dev_id));
 }
 

@@ -54,6 +54,9 @@ struct DeviceState {
   uint32_t legs_map = 0;
 };
 
+// "N.map": of a clone, see device/clone.h.
+std::string map_file_name(uint32_t dev_id);
+
 std::string state_to_json(const DeviceState& state);
 // EPROTO: cut short, of another version, or something else altogether.
 Result<DeviceState> state_from_json(std::string_view text);
@@ -78,6 +81,8 @@ class StateStore {
   // Names of the other files, but for the locks.
   std::vector<std::string> other_files() const;
   Result<void> remove_file(const std::string& name) const;
+  // Another file there, for its owner only. ENOENT also without a directory.
+  Result<UniqueFd> open_file(const std::string& name, int flags) const;
 
   enum class Hold {
     shared,     // a device is being added or recovered
@@ -87,7 +92,8 @@ class StateStore {
   // EBUSY: in vain for `kHoldWait`.
   Result<UniqueFd> hold(Hold how) const;
   static constexpr std::chrono::seconds kHoldWait{30};
-  // Removes the state unless it is of another instance. "" is any.
+  // Removes the state, and the map of a clone, unless it is of another
+  // instance. "" is any.
   Result<void> remove(uint32_t dev_id, const std::string& instance) const;
 
  private:

@@ -39,6 +39,8 @@ Result<Queue> Queue::create(const QueueConfig& config) {
   std::vector<int> files = {config.char_fd};
   for (const Backing& file : config.target->files)
     files.push_back(file.fd.get());
+  const auto& more = config.target->more_files;
+  files.insert(files.end(), more.begin(), more.end());
   const DataPath& path = *config.path;
   // A tag has at most one SQE in flight, but for what its path adds.
   const bool batch = config.dev_flags & UBLK_F_BATCH_IO;
@@ -162,8 +164,10 @@ void Queue::go_on(Io& io, int res) {
   const Target& target = *config_.target;
   io_uring_sqe* sqe = next_sqe();
   // Without its buffer it was not issued.
-  if (io.register_error)
+  if (io.register_error) {
+    io.steps.reset();
     return commit(io, std::exchange(io.register_error, 0), sqe);
+  }
   if (const auto result = target.ops->done(target, io, res, sqe))
     commit(io, *result, sqe);
   else

@@ -55,7 +55,7 @@ class Queue {
 
  private:
   Queue(const QueueConfig& config, Ring ring)
-      : config_(config), ring_(std::move(ring)), ios_(config.depth) {}
+      : config_(config), ios_(config.depth), ring_(std::move(ring)) {}
 
   Result<void> map();
   Result<void> fetch_all();
@@ -79,10 +79,10 @@ class Queue {
   }
 
   QueueConfig config_;
+  std::vector<Io> ios_;  // outlive the ring, which may use what they hold
   Ring ring_;
   MmapRegion descs_;
   MmapRegion buffers_;
-  std::vector<Io> ios_;
   // Tags that are not given back; in batches, those that have a request.
   unsigned live_tags_ = 0;
   bool ending_ = false;           // a tag has been given back

@@ -7,6 +7,8 @@
 #include <cerrno>
 #include <system_error>
 
+#include "server/clone.h"
+
 namespace ublk {
 
 Result<std::unique_ptr<Server>> Server::create(
@@ -77,11 +79,14 @@ Result<void> Server::start() {
 Result<void> Server::join() {
   for (Thread& entry : threads_)
     if (entry.thread.joinable()) entry.thread.join();
+  // Before the device is let go of, and another server may come.
+  Result<void> closed;
+  if (target_.clone) closed = target_.clone->close();
   for (size_t i = 0; i < threads_.size(); i++)
     if (threads_[i].run_error)
       return std::unexpected(
           Error(*threads_[i].run_error).in(fmt("queue {}", i)));
-  return {};
+  return closed;
 }
 
 }  // namespace ublk

@@ -9,8 +9,8 @@
 namespace ublk {
 
 namespace {
-constexpr std::array<const TargetOps*, 4> kTargets = {
-    &kNullTarget, &kLoopTarget, &kMirrorTarget, &kFaultTarget};
+constexpr std::array<const TargetOps*, 5> kTargets = {
+    &kNullTarget, &kLoopTarget, &kMirrorTarget, &kCloneTarget, &kFaultTarget};
 
 // The driver takes any number. What is no multiple of a block would make the
 // block layer split requests within one, which it then fails.
@@ -60,6 +60,11 @@ Result<const TargetOps*> file_target(const TargetSpec& spec) {
 bool is_mirror(const TargetSpec& spec) {
   const auto ops = file_target(spec);
   return ops && *ops == &kMirrorTarget;
+}
+
+bool is_clone(const TargetSpec& spec) {
+  const auto ops = file_target(spec);
+  return ops && *ops == &kCloneTarget;
 }
 
 Result<Target> open_target(const TargetSpec& spec) {

@@ -13,10 +13,17 @@
 #include <string_view>
 #include <vector>
 
+#include "server/steps.h"
 #include "sys/backing.h"
 #include "sys/error.h"
 
 namespace ublk {
+
+// One of the files that a clone is made of.
+struct LayerFile {
+  std::string path;
+  std::string uuid;  // ""; it is no layer, but a base that is a plain file
+};
 
 // What a user asks of a target. Kept in the state file, for recovery.
 struct TargetSpec {
@@ -36,9 +43,13 @@ struct TargetSpec {
   std::string over{};       // the target that `fault` wraps
   std::vector<std::string> faults{};  // its rules, see server/fault_rule.h
   uint32_t failed_legs = 0;  // mirror: bit N: files[N] lacks what was written
+  // Clone: files[0] and what is below it, the topmost first, as it was when it
+  // was opened last. `identities` has them all.
+  std::vector<LayerFile> layers{};
   bool fill = true;  // null: reads give zeroes where the server has no buffer
 };
 
+class Clone;
 class Legs;
 struct FaultPlan;
 struct FaultRule;
@@ -50,11 +61,13 @@ struct Target {
   const TargetOps* ops = nullptr;
   TargetSpec spec;
   std::vector<Backing> files;
+  std::vector<int> more_files{};  // of a queue's ring, after these; borrowed
   ublk_params params{};
   // Of `fault` only: what it wraps, which serves with this same Target.
   const TargetOps* inner = nullptr;
   std::shared_ptr<FaultPlan> faults;
-  std::shared_ptr<Legs> legs;  // of `mirror` only
+  std::shared_ptr<Legs> legs;    // of `mirror` only
+  std::shared_ptr<Clone> clone;  // of `clone` only
   // What its user should know, although it can be served.
   std::optional<Error> remark{};
 };
@@ -74,6 +87,7 @@ struct Io {
   uint8_t legs_done = 0;
   uint8_t legs_failed = 0;
   int leg_error = 0;  // a positive errno
+  Steps steps{};      // while it takes more than one
 
   // Of the queue and its data path.
   uint16_t tag = 0;
@@ -131,6 +145,9 @@ Result<const TargetOps*> find_target(std::string_view name);
 Result<const TargetOps*> file_target(const TargetSpec& spec);
 // Whether what serves is the target `mirror`.
 bool is_mirror(const TargetSpec& spec);
+// Whether it is the target `clone`, whose file does not have the device's bytes
+// in their places.
+bool is_clone(const TargetSpec& spec);
 // Looks up `spec.type` and initialises it.
 Result<Target> open_target(const TargetSpec& spec);
 
@@ -141,6 +158,7 @@ void set_basic_params(Target& target, uint64_t size_bytes,
 extern const TargetOps kNullTarget;
 extern const TargetOps kLoopTarget;
 extern const TargetOps kMirrorTarget;
+extern const TargetOps kCloneTarget;
 extern const TargetOps kFaultTarget;
 
 }  // namespace ublk

@@ -17,6 +17,14 @@ Result<MmapRegion> MmapRegion::map_file(int fd, off_t off_bytes,
   return MmapRegion(addr, len_bytes);
 }
 
+Result<MmapRegion> MmapRegion::shared(int fd, size_t len_bytes) {
+  void* addr =
+      ::mmap(nullptr, len_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (addr == MAP_FAILED) return fail_sys(errno, "mmap of {} bytes", len_bytes);
+  ::madvise(addr, len_bytes, MADV_DONTFORK);
+  return MmapRegion(addr, len_bytes);
+}
+
 Result<MmapRegion> MmapRegion::anonymous(size_t len_bytes) {
   void* addr = ::mmap(nullptr, len_bytes, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

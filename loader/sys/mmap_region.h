@@ -32,6 +32,8 @@ class MmapRegion {
 
   // A shared, read-only mapping of `len_bytes` of a file.
   static Result<MmapRegion> map_file(int fd, off_t off_bytes, size_t len_bytes);
+  // A shared mapping of the first `len_bytes` of a file, to be written too.
+  static Result<MmapRegion> shared(int fd, size_t len_bytes);
   // Private zeroed memory, page aligned, without a reservation of swap.
   static Result<MmapRegion> anonymous(size_t len_bytes);
 

@@ -124,10 +124,10 @@ TEST(Completion, OffersWhatCanStandThere) {
   const std::pair<std::vector<std::string>, std::string> cases[] = {
       {{"ublk-bpf", "at"}, "attach "},
       {{"ublk-bpf", "--ver"}, "--version "},
-      {{"ublk-bpf", "add", "-t", ""}, "null loop mirror fault "},
+      {{"ublk-bpf", "add", "-t", ""}, "null loop mirror clone fault "},
       {{"ublk-bpf", "add", "-t", "l"}, "loop "},
       {{"ublk-bpf", "add", "--type", "=", "l"}, "loop "},
-      {{"ublk-bpf", "add", "--over", "="}, "null loop mirror fault "},
+      {{"ublk-bpf", "add", "--over", "="}, "null loop mirror clone fault "},
       {{"ublk-bpf", "add", "--fau"}, "--fault "},
       {{"ublk-bpf", "add", "--size", ""}, " "},
       {{"ublk-bpf", "add", "-f", at + "/di"}, at + "/disk.img "},

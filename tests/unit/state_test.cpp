@@ -96,12 +96,16 @@ TEST(State, KeepsPinsAndWhatAMirrorHasLost) {
   EXPECT_FALSE(state_to_json(state).contains("pin"));
   state.attached->pins = {"/sys/fs/bpf/x/ublkb3", {"tally", "tally_bss"}};
   state.target.failed_legs = 2;
+  state.target.layers = {{"/a/top", "1-2"}, {"/a/b\xff", ""}};
   state.legs_map = 77;
   const auto back = state_from_json(state_to_json(state));
   ASSERT_TRUE(back) << back.error().line();
   EXPECT_EQ(back->attached->pins.dir, state.attached->pins.dir);
   EXPECT_EQ(back->attached->pins.names, state.attached->pins.names);
   EXPECT_EQ(back->target.failed_legs, 2U);
+  ASSERT_EQ(back->target.layers.size(), 2U);
+  EXPECT_EQ(back->target.layers[0].uuid, "1-2");
+  EXPECT_EQ(back->target.layers[1].path, "/a/b\xff");
   EXPECT_EQ(back->legs_map, 77U);
 }
 

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "ctrl/control.h"
+#include "device/state.h"
+#include "server/target.h"
+#include "sys/error.h"
+
+namespace ublk {
+
+// The map of a clone's top layer, while it has a device: a file of its own
+// beside the states, N.map, which the server maps. So it outlives the server:
+// it says of blocks that they are present, whose writes have completed, while
+// the disk does not know yet. All numbers are the machine's own. From
+// kMapHeaderBytes on it has the words of Layer::OpenOptions::memory.
+struct MapFileHeader {
+  char magic[8];  // "ublkmap", NUL
+  uint32_t version;
+  uint32_t saved;     // 1: the disk has all of it, and no server serves it
+  uint8_t layer[16];  // UUID
+  uint64_t nr_blocks;
+  uint32_t block_bytes;
+  uint32_t reserved;
+  uint64_t words;
+};
+static_assert(sizeof(MapFileHeader) == 56);
+inline constexpr uint32_t kMapVersion = 1;
+inline constexpr uint64_t kMapHeaderBytes = 4096;
+
+// Before the queues of a clone run: makes it theirs, with a map in memory that
+// outlives this process. `adopt`: that of the server before, which must be
+// there; else a new one. Of other targets nothing. EBUSY: the layer is in use.
+Result<void> connect_clone(const StateStore& states, uint32_t dev_id,
+                           Target& target, bool adopt);
+
+// Of a device that no server has: writes to the layer what its map says and the
+// disk does not, if there is such a map. Whatever else the state is of, nothing
+// is done.
+Result<void> write_map_out(const StateStore& states, const DeviceState& state);
+
+// How full each of a clone's layers is, in their order, as far as it can be
+// known: of the first what its device has now, of the others what is on disk.
+struct LayerUse {
+  uint64_t present_blocks = 0;
+  uint64_t nr_blocks = 0;
+  uint32_t block_bytes = 0;
+};
+std::vector<std::optional<LayerUse>> layer_uses(const StateStore& states,
+                                                const DeviceState& state);
+
+// Before a clone gets a device: the same for devices of its layer that are
+// dead, or gone. ESTALE and the like: it could not be done for one of them.
+Result<void> write_left_maps(Control& control, const StateStore& states,
+                             const Target& target);
+
+}  // namespace ublk

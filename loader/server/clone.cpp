@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: MIT
+#include "server/clone.h"
+
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <climits>
+#include <thread>
+#include <utility>
+
+namespace ublk {
+
+namespace {
+
+using namespace std::chrono_literals;
+
+// What a server had open is closed some time after it has ended, by a worker of
+// the kernel's.
+constexpr auto kLockWait = 2s;
+constexpr auto kRetryPeriod = 5ms;
+
+std::atomic_ref<uint32_t> at(uint32_t* word) { return std::atomic_ref(*word); }
+
+}  // namespace
+
+void wake_all(uint32_t* word) {
+  ::syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+}
+
+std::optional<FutexWait> BusyBlocks::take(Hold& hold, uint64_t first,
+                                          uint64_t count) {
+  const uint64_t last = first + count - 1;
+  const std::lock_guard locked(mutex_);
+  for (Hold* other = held_; other; other = other->next_) {
+    if (first > other->last_ || other->first_ > last) continue;
+    other->waited_for_ = true;
+    uint32_t* word = &words_[other->first_ % kWords];
+    return FutexWait{word, at(word).load()};
+  }
+  hold.of_ = this;
+  hold.first_ = first;
+  hold.last_ = last;
+  hold.waited_for_ = false;
+  hold.next_ = held_;
+  hold.here_ = &held_;
+  if (held_) held_->here_ = &hold.next_;
+  held_ = &hold;
+  return std::nullopt;
+}
+
+void BusyBlocks::Hold::release() {
+  BusyBlocks* of = std::exchange(of_, nullptr);
+  if (!of) return;
+  uint32_t* word = &of->words_[first_ % kWords];
+  bool wake = false;
+  {
+    const std::lock_guard locked(of->mutex_);
+    *here_ = next_;
+    if (next_) next_->here_ = here_;
+    wake = waited_for_;
+    if (wake) at(word)++;
+  }
+  if (wake) wake_all(word);
+}
+
+SaveRounds::Part SaveRounds::join() {
+  const std::lock_guard locked(mutex_);
+  Part part;
+  part.of_ = this;
+  // The one that runs may have begun before what is to be saved was there.
+  std::shared_ptr<Round>& mine = running_ ? next_ : running_;
+  part.leads_ = !mine;
+  if (part.leads_) {
+    auto made = std::make_shared<Round>();
+    if (running_) part.before_ = running_;
+    mine = std::move(made);
+  }
+  part.mine_ = mine;
+  return part;
+}
+
+std::optional<FutexWait> SaveRounds::Part::waits_for() const {
+  const auto& round = leads_ ? before_ : mine_;
+  if (!round || at(&round->ended).load()) return std::nullopt;
+  return FutexWait{&round->ended, 0};
+}
+
+void SaveRounds::Part::end(int result) {
+  {
+    const std::lock_guard locked(of_->mutex_);
+    if (of_->running_ == mine_)
+      of_->running_ = std::exchange(of_->next_, nullptr);
+    else
+      of_->next_ = nullptr;
+    mine_->result = result;
+    at(&mine_->ended).store(1);
+  }
+  wake_all(&mine_->ended);
+}
+
+SaveRounds::Part::~Part() {
+  if (leads_ && mine_ && !at(&mine_->ended).load()) end(negative(EIO));
+}
+
+bool SaveRounds::idle(const BlockMap& map) {
+  const std::lock_guard locked(mutex_);
+  return !running_ && !map.unsaved();
+}
+
+void SaveRounds::set(BlockMap& map, uint64_t first, uint64_t count) {
+  const std::lock_guard locked(mutex_);
+  map.set(first, count);
+}
+
+Result<Layer::Save> SaveRounds::begin_save(Layer& layer) {
+  const std::lock_guard locked(mutex_);
+  return layer.begin_save();
+}
+
+Result<std::shared_ptr<Clone>> Clone::open(const std::string& top,
+                                           const Options& options) {
+  LayerChain chain = TRY(LayerChain::open(
+      top, {.buffered = options.buffered, .take_later = true},
+      options.read_only ? Layer::Use::below : Layer::Use::top));
+  return std::shared_ptr<Clone>(new Clone(std::move(chain), options));
+}
+
+Result<void> Clone::take(const MakeMemory& make, bool adopt) {
+  if (taken_) return {};
+  Layer::OpenOptions options{.adopt = adopt};
+  if (make)
+    options.memory = [&](uint64_t words) -> Result<std::span<uint64_t>> {
+      memory_ = TRY(make(header(), words));
+      return memory_.words;
+    };
+  const auto until = std::chrono::steady_clock::now() + kLockWait;
+  for (;;) {
+    auto taken = top().take(options);
+    if (taken) break;
+    if (taken.error().code() != EBUSY ||
+        std::chrono::steady_clock::now() > until)
+      return taken;
+    std::this_thread::sleep_for(kRetryPeriod);
+  }
+  if (memory_.note) memory_.note(false);
+  taken_ = true;
+  return {};
+}
+
+Result<void> Clone::close() {
+  if (!taken_ || read_only_) return {};
+  TRY(top().save());
+  if (memory_.note) memory_.note(true);
+  taken_ = false;
+  return {};
+}
+
+std::vector<int> Clone::ring_files() const {
+  std::vector<int> files = {top().metadata_fd()};
+  for (const Layer& layer : chain_.layers)
+    files.push_back(layer.file().fd.get());
+  if (chain_.base) files.push_back(chain_.base->fd.get());
+  return files;
+}
+
+Clone::Extent Clone::find(uint64_t from, uint64_t most, size_t layer) const {
+  for (size_t i = layer; i < chain_.layers.size(); i++) {
+    const Layer& one = chain_.layers[i];
+    // What is beyond it is not looked for below it.
+    if (from >= one.header().size_bytes) return {.bytes = most};
+    most = std::min(most, one.header().size_bytes - from);
+    const Run run = run_of(one, from, most);
+    most = run.bytes;
+    if (run.present)
+      return {static_cast<int>(i), one.data_offset() + from, most};
+  }
+  if (!chain_.base || from >= chain_.base->size_bytes) return {.bytes = most};
+  const uint64_t align = chain_.base->offset_align;
+  const uint64_t rest = chain_.base->size_bytes - from;
+  return {static_cast<int>(chain_.layers.size()), from,
+          std::min(most, (rest + align - 1) / align * align)};
+}
+
+// A block that is made present meanwhile is one or the other, but those behind
+// it are not taken for what it was.
+Clone::Run Clone::run_of(const Layer& layer, uint64_t from, uint64_t most) {
+  const uint64_t block = layer.header().block_bytes;
+  const BlockMap& map = layer.blocks();
+  Run run{.first = from / block};
+  const uint64_t count = (from + most - 1) / block - run.first + 1;
+  do {
+    run.present = map.present(run.first);
+    run.count = map.run(run.first, count);
+  } while (run.present != map.present(run.first));
+  run.bytes = std::min(most, (run.first + run.count) * block - from);
+  return run;
+}
+
+}  // namespace ublk
