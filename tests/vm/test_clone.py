@@ -1,0 +1,407 @@
+# SPDX-License-Identifier: MIT
+"""
+Clones: random I/O on them gives what the same I/O on memory gives, over layers and bases of all kinds, on each data
+path, while servers are killed, taken over and replaced; what was flushed is in the layer; and what cannot be served is
+refused in one line. UBLK_BPF_SEED does a run of the model again, UBLK_BPF_CLONE_OPS makes it longer.
+"""
+
+import contextlib
+import errno
+import os
+import random
+import shutil
+import signal
+import subprocess
+
+import cli
+import pytest
+from blockio import MIB, Opened, assert_same, pattern, random_fill
+from cli import wait_for
+import test_json
+from lab import sh
+
+SIZE = 8 * MIB
+OPS = int(os.environ.get("UBLK_BPF_CLONE_OPS", 400 if cli.FULL else 40))
+THREADS = 4
+
+
+def layer(path, **opts):
+    cli.ok("layer", "create", path, *cli.options(opts))
+    return str(path)
+
+
+class Model:
+    """tests/tools/model_io.cpp at work: a device and what it has to have."""
+
+    def __init__(self, lab, block, size=SIZE):
+        self.seed = int(os.environ.get("UBLK_BPF_SEED", random.SystemRandom().getrandbits(48)))
+        print(f"UBLK_BPF_SEED={self.seed}")
+        self.random = random.Random(self.seed)
+        self.process = subprocess.Popen([cli.TOOLS / "model-io", str(size), str(block), str(self.seed)],
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        lab.cleanup(self._end)
+
+    def _end(self):
+        self.process.kill()
+        self.process.communicate()
+
+    def begin(self, *words):
+        self.process.stdin.write(" ".join(map(str, words)) + "\n")
+        self.process.stdin.flush()
+
+    def end(self):
+        answer = self.process.stdout.readline().strip()
+        assert answer == "ok", f"UBLK_BPF_SEED={self.seed}: {answer}"
+
+    def __call__(self, *words):
+        self.begin(*words)
+        self.end()
+
+
+def kill(device):
+    pid = device.server_pid()
+    os.kill(pid, signal.SIGKILL)
+    wait_for(f"server {pid} to be gone", lambda: not os.path.exists(f"/proc/{pid}"))
+
+
+def kill_and_recover(device):
+    kill(device)
+    cli.ok("recover", "-n", device.id)
+
+
+def take_over(device):
+    cli.ok("takeover", "-n", device.id)
+
+
+def flush(device):
+    with Opened(device.path) as f:
+        f.flush()
+
+
+class Base:
+    """What the lowest layer is on, and what a clone of it has at first."""
+
+    def __init__(self, lab, kind):
+        self.options, self.bytes = {}, None
+        if kind == "none":
+            return
+        size = SIZE if kind != "short" else SIZE // 2 + 700
+        self.bytes = lab.file(lab.tmp, size)
+        with open(self.bytes, "wb") as f:
+            f.write(os.urandom(size))
+        path = self.bytes
+        if kind == "disk":
+            path = lab.null_blk(SIZE // MIB).path
+            sh("dd", f"if={self.bytes}", f"of={path}", "bs=1M", "oflag=direct")
+        self.options = {"base": path}
+
+
+def try_add(lab, file, **opts):
+    """The device, unless this kernel lacks the data path."""
+    probe = {f["name"] for f in cli.ok("probe")["features"] if f["available"]}
+    try:
+        return lab.add("clone", file, **opts)
+    except AssertionError as e:
+        if "this kernel lacks it" in str(e):
+            pytest.skip(f"this kernel lacks it; it has {sorted(probe)}")
+        raise
+
+
+# data path and options, block, layers, base
+MODELS = {
+    "copy": ({"data_path": "copy"}, 4096, 2, "none"),
+    "user-copy": ({"data_path": "user-copy"}, 65536, 3, "short"),
+    "need-get-data": ({"data_path": "need-get-data", "q": 2}, 4096, 1, "disk"),
+    "zero-copy": ({"data_path": "zero-copy", "q": 2}, 65536, 2, "file"),
+    "auto-zero-copy": ({"data_path": "auto-zero-copy", "q": 2}, 4096, 12, "short"),
+    "batch": ({"b": True, "q": 2}, 65536, 2, "short"),
+    "buffered": ({"buffered": True, "q": 2}, 4096, 2, "file"),
+}
+
+
+@pytest.mark.parametrize("which", MODELS)
+def test_random_io_is_what_it_is_in_memory(lab, which):
+    opts, block, layers, kind = MODELS[which]
+    model, base, where = Model(lab, block), Base(lab, kind), lab.ext4(128)
+    if base.bytes:
+        model("expect", base.bytes)
+    below = base.options
+    for n in range(layers):
+        path = layer(where / f"{n}.layer", size=SIZE, block_size=block, **below)
+        below = {"base": path}
+        device = try_add(lab, path, r=1, i=1, **opts)
+        model("open", device.path)
+        model("run", OPS, THREADS)
+        # in the middle of it
+        happens = [kill_and_recover] if "b" in opts else [kill_and_recover, take_over]
+        for event in happens if n % 4 == 0 else []:
+            model.begin("run", OPS, THREADS)
+            event(device)
+            model.end()
+        model("close")
+        device.delete()
+    # as the layers have it
+    device = lab.add("clone", path, **opts)
+    model("open", device.path)
+    model("verify")
+    model("run", OPS, THREADS)
+    model("verify")
+    model("close")
+
+
+@pytest.fixture
+def golden(lab):
+    path = lab.file(lab.ext4(64), SIZE, sparse=False)
+    return path
+
+
+@pytest.fixture
+def delta(golden):
+    return layer(f"{golden}.delta", base=golden)
+
+
+def test_writes_that_were_not_flushed_survive_the_server_but_for_recovery(lab, delta):
+    """Without -r the device goes with its server; del brings to the layer what its map says."""
+    device = lab.add("clone", delta)
+    data = pattern(0, 65536)
+    with Opened(device.path) as f:
+        f.write(MIB, data)
+    kill(device)
+    wait_for("the device to be dead", lambda: device.state() == "dead")
+    device.delete()
+    device = lab.add("clone", delta)
+    with Opened(device.path) as f:
+        assert f.read(MIB, len(data)) == data
+
+
+def test_a_dead_devices_layer_is_whole_for_the_next_device(lab, delta):
+    first = lab.add("clone", delta)
+    data = pattern(0, 65536)
+    with Opened(first.path) as f:
+        f.write(MIB, data)
+    kill(first)
+    wait_for("the device to be dead", lambda: first.state() == "dead")
+    second = lab.add("clone", delta)
+    with Opened(second.path) as f:
+        assert f.read(MIB, len(data)) == data
+        f.write(MIB + 512, data)
+    second.delete()
+    first.delete()
+
+
+def test_device_that_waits_for_recovery_is_written_out_by_del(lab, delta):
+    device = lab.add("clone", delta, r=1)
+    data = pattern(0, 65536)
+    with Opened(device.path) as f:
+        f.write(MIB, data)
+    kill(device)
+    wait_for("it to wait", lambda: device.state() == "quiesced")
+    device.delete()
+    device = lab.add("clone", delta, read_only=True)
+    with Opened(device.path, flags=os.O_RDONLY) as f:
+        assert f.read(MIB, len(data)) == data
+
+
+CLEAN_ENDS = {
+    "stop": lambda device: cli.ok("stop", "-n", device.id),
+    "quiesce": lambda device: cli.ok("quiesce", "-n", device.id),
+    "takeover": take_over,
+    "sigterm": lambda device: os.kill(device.server_pid(), signal.SIGTERM),
+}
+
+
+@pytest.mark.parametrize("how", CLEAN_ENDS)
+def test_clean_end_of_a_server_brings_the_map_to_the_layer(lab, delta, how):
+    """Without a flush; a copy of the file tells, of which no map knows."""
+    device = lab.add("clone", delta, r=1)
+    data = pattern(0, 65536)
+    with Opened(device.path) as f:
+        f.write(MIB, data)
+    pid = device.server_pid()
+    CLEAN_ENDS[how](device)
+    wait_for(f"server {pid} to be gone", lambda: not os.path.exists(f"/proc/{pid}"))
+    copy = lab.add("clone", shutil.copy(delta, f"{delta}.copy"))
+    with Opened(copy.path) as f:
+        assert f.read(MIB, len(data)) == data
+
+
+def test_layer_has_what_was_flushed(lab, golden, delta):
+    """As it is on the disk just then: whatever the server has in memory, a copy of the file has it."""
+    device = lab.add("clone", delta, q=2)
+    model = Model(lab, 4096)
+    model("expect", golden)
+    for n in range(3):
+        model("open", device.path)
+        model("run", OPS, THREADS)
+        flush(device)
+        model("close")
+        copy = shutil.copy(delta, f"{delta}.copy{n}")
+        other = lab.add("clone", copy)
+        model("open", other.path)
+        model("verify")
+        model("close")
+        other.delete()
+
+
+def test_base_is_never_written(lab, golden, delta):
+    before = lab.file(lab.tmp, SIZE)
+    shutil.copy(golden, before)
+    device = lab.add("clone", delta)
+    random_fill(device.path, SIZE)
+    with Opened(device.path) as f:
+        f.discard(0, SIZE)
+        f.flush()
+        assert f.read(0, MIB) == bytes(MIB)
+    device.delete()
+    assert_same(golden, before, SIZE)
+
+
+def test_file_system_on_a_clone_of_one(lab):
+    where = lab.ext4(160)
+    golden = lab.file(where, 32 * MIB)
+    sh("mkfs.ext4", "-q", "-F", golden)
+    delta = layer(f"{golden}.delta", base=golden, block_size=65536)
+    device = lab.add("clone", delta, r=1, i=1)
+    mount = lab.mount(device.path)
+    for n in range(20):
+        (mount / f"file{n}").write_bytes(os.urandom(200000))
+    wrote = {p.name: p.read_bytes() for p in mount.iterdir() if p.is_file()}
+    kill_and_recover(device)
+    sh("fstrim", mount)
+    take_over(device)
+    lab.umount(mount)
+    sh("e2fsck", "-f", "-n", device.path)
+    device.delete()
+    device = lab.add("clone", delta)
+    sh("e2fsck", "-f", "-n", device.path)
+    mount = lab.mount(device.path)
+    assert {p.name: p.read_bytes() for p in mount.iterdir() if p.is_file()} == wrote
+    lab.umount(mount)
+
+
+def test_full_file_system_fails_the_write_and_no_more(lab):
+    where = lab.ext4(24)
+    delta = layer(where / "delta", size=64 * MIB)
+    device = lab.add("clone", delta)
+    with Opened(device.path) as f:
+        with pytest.raises(OSError) as caught:
+            for n in range(64):
+                f.write(n * MIB, pattern(n * MIB, MIB))
+        assert caught.value.errno == errno.ENOSPC
+        f.discard(0, 16 * MIB)
+        f.write(0, pattern(0, MIB, seed=2))
+        f.flush()
+        assert f.read(0, MIB) == pattern(0, MIB, seed=2)
+    assert device.state() == "live"
+
+
+def refused(outcome, name, *texts):
+    assert outcome.status == 1 and outcome.json["error"]["errno"] == name, str(outcome)
+    assert len(outcome.err.strip().splitlines()) == 1, str(outcome)
+    for text in texts:
+        assert text in outcome.err, str(outcome)
+
+
+def try_clone(path, *args):
+    return cli.run("add", "-t", "clone", "-f", path, *args, "--json")
+
+
+def test_layer_in_use_is_refused(lab, golden, delta):
+    lab.add("clone", delta)
+    refused(try_clone(delta), "EBUSY", delta)
+    refused(try_clone(delta, "--shared"), "EBUSY", delta)
+    refused(try_clone(delta, "-f", delta), "EBUSY", delta)
+    refused(cli.run("add", "-t", "loop", "-f", delta, "--json"), "EBUSY", delta)
+    # what is below one may be below others, but is not written
+    before = os.stat(golden).st_mtime_ns
+    refused(cli.run("add", "-t", "loop", "-f", golden, "--json"), "EBUSY", golden)
+    assert os.stat(golden).st_mtime_ns == before, "what was refused has changed it, by which it is known"
+    lab.add("clone", layer(f"{golden}.other", base=golden))
+    lab.add("loop", golden, read_only=True)
+
+
+def test_base_that_is_written_is_refused(lab):
+    disk = lab.null_blk(SIZE // MIB).path
+    delta = layer(lab.ext4(64) / "delta", base=disk)
+    lab.add("loop", disk)
+    refused(try_clone(delta), "EBUSY", disk)
+
+
+def test_base_that_has_changed_is_refused(lab, golden, delta):
+    with Opened(golden) as f:
+        f.write(0, pattern(0, 4096))
+    refused(try_clone(delta), "ESTALE", golden)
+
+
+def test_another_layer_of_that_name_is_refused_by_recover(lab, golden, delta):
+    device = lab.add("clone", delta, r=1)
+    kill(device)
+    wait_for("it to wait", lambda: device.state() == "quiesced")
+    os.rename(delta, f"{delta}.away")
+    layer(delta, base=golden)
+    refused(cli.run("recover", "-n", device.id, "--json"), "ESTALE", delta)
+    os.rename(f"{delta}.away", delta)
+    cli.ok("recover", "-n", device.id)
+
+
+def test_lost_map_is_said_by_recover(lab, delta):
+    device = lab.add("clone", delta, r=1)
+    kill(device)
+    wait_for("it to wait", lambda: device.state() == "quiesced")
+    os.remove(f"/run/ublk-bpf/{device.id}.map")
+    refused(cli.run("recover", "-n", device.id, "--json"), "ENOENT", f"{device.id}.map")
+
+
+def test_sealed_layer_is_served_read_only(lab, golden, delta):
+    layer(f"{golden}.second", base=delta)
+    refused(try_clone(delta), "EROFS", delta)
+    devices = [lab.add("clone", delta, read_only=True) for _ in range(2)]
+    for device in devices:
+        assert_same(device.path, golden, SIZE)
+
+
+def test_options_that_do_not_fit_are_refused(lab, delta):
+    refused(try_clone(delta, "--offset", "4096"), "EINVAL")
+    refused(try_clone(delta, "--size", "1M"), "EINVAL")
+    device = lab.add("clone", delta)
+    refused(cli.run("resize", "-n", device.id, "--size", "1M", "--shrink", "--json"), "EOPNOTSUPP")
+
+
+@pytest.mark.face
+def test_program_of_another_target_is_refused(lab, golden, delta):
+    device = lab.add("clone", delta)
+    refused(device.try_attach("loop"), "EINVAL", "clone")
+    other = lab.null_blk(SIZE // MIB)
+    device.attach("loop", file=other.path)
+    device.detach()
+
+
+def test_its_layers_are_shown(lab, golden, delta):
+    layer(f"{golden}.second", base=delta)
+    device = lab.add("clone", f"{golden}.second")
+    layers = device.info()["layers"]
+    assert [one["path"] for one in layers] == [f"{golden}.second", delta, golden]
+    assert layers[0]["uuid"] and layers[1]["uuid"] and layers[2]["uuid"] is None
+    with Opened(device.path) as f:
+        f.write(4096 + 512, pattern(0, 8192))
+    sections, info = test_json.documented(), cli.ok("info", "-n", device.id)
+    wrong = test_json.differences(info, {**test_json.device_rows(sections), **sections["info"]})
+    assert not wrong, "\n".join(wrong)
+    use = info["layers"]
+    assert [one["present_blocks"] for one in use] == [3, 0, None]
+    assert use[0]["nr_blocks"] == SIZE // 4096 and use[0]["block_bytes"] == 4096
+
+
+def test_nothing_is_left_in_run(lab, delta):
+    device = lab.add("clone", delta)
+    path = f"/run/ublk-bpf/{device.id}.map"
+    assert os.path.exists(path)
+    device.delete()
+    assert not os.path.exists(path)
+    with open(path, "wb"):
+        pass
+    orphans = cli.ok("gc")["orphans"]
+    assert any(one["file"] == os.path.basename(path) and one["cleared"] for one in orphans), orphans
+    assert not os.path.exists(path)
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(path)
