@@ -50,10 +50,54 @@ struct ublk_bpf_mirror {
 	__u32	pad;
 };
 
+/*
+ * Which blocks of a clone are in which of its layers: a BPF_MAP_TYPE_ARRAY of
+ * __u64 with BPF_F_MMAPABLE. First the top layer, one word for 64 blocks: bit
+ * N % 64 of word N / 64 is block N. Then the marks of the top layer: bit S % 64
+ * of word S / 64 says that the file's bitmap lacks bits of its sector S, which
+ * is of UBLK_BPF_CLONE_SECTOR_BLOCKS blocks. Then the layers below, from the
+ * top down, with as many words each as the top layer.
+ *
+ * Bits are only ever set: the block's first, then its mark, each by a full
+ * barrier.
+ */
+#define UBLK_BPF_CLONE_BITS		"ublk_clone_bits"
+#define UBLK_BPF_CLONE_SECTOR_BLOCKS	4032U
+#define UBLK_BPF_CLONE_LAYERS		16	/* at most */
+
+/* And what it has in common with its server besides: an array of one entry. */
+#define UBLK_BPF_CLONE_MAP		"ublk_clone"
+
+/**
+ * struct ublk_bpf_clone - what server and program of a clone tell each other
+ * @begun: how often the program has begun to set bits; it counts first
+ * @done: how often it has set them, and their marks; it counts last
+ * @saved: of what was begun, how much is in the file for good; the server's
+ * @unsaved: not 0: the server has set bits that the file lacks
+ * @busy: bit N: the server is at work on a block that has this number modulo
+ *	64 and is not in the top layer; the program leaves it alone
+ * @pad: 0
+ * @data_offset: by layer, the top layer first: where in its file block 0 is,
+ *	bytes
+ *
+ * A FLUSH needs no more than an fsync if @begun is @saved and @unsaved is 0.
+ */
+struct ublk_bpf_clone {
+	__u64	begun;
+	__u64	done;
+	__u64	saved;
+	__u64	unsaved;
+	__u64	busy;
+	__u64	pad;
+	__u64	data_offset[UBLK_BPF_CLONE_LAYERS];
+};
+
 #ifdef __cplusplus
+static_assert(sizeof(struct ublk_bpf_clone) == 176, "layout");
 static_assert(sizeof(struct ublk_bpf_mirror) == 8, "layout");
 static_assert(sizeof(struct ublk_bpf_latency) == 336, "layout");
 #else
+_Static_assert(sizeof(struct ublk_bpf_clone) == 176, "layout");
 _Static_assert(sizeof(struct ublk_bpf_mirror) == 8, "layout");
 _Static_assert(sizeof(struct ublk_bpf_latency) == 336, "layout");
 #endif

@@ -30,9 +30,10 @@ int run_stop(const Options& options) {
                                "stop: --safe and --force exclude each "
                                "other"),
                   options.json, kUsedWrongly);
-  return with_device(options, [&](Control& control, const StateStore&,
+  return with_device(options, [&](Control& control, const StateStore& states,
                                   uint32_t dev_id) {
-    return stop_device(control, dev_id, options.safe, ending_options(options));
+    return stop_device(control, states, dev_id, options.safe,
+                       ending_options(options));
   });
 }
 

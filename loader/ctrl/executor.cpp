@@ -69,8 +69,10 @@ void close_all_but(std::initializer_list<int> kept) {
   ::close_range(from, ~0U, 0);
 }
 
-int execute(io_uring* ring, int control_fd, uint32_t op,
-            const ublksrv_ctrl_cmd& command) {
+}  // namespace
+
+int execute_control(io_uring* ring, int control_fd, uint32_t op,
+                    const ublksrv_ctrl_cmd& command) {
   io_uring_sqe* sqe = io_uring_get_sqe(ring);
   // Twice as large as its type: the command has the second half too.
   std::fill_n(reinterpret_cast<volatile char*>(sqe), 2 * sizeof(*sqe), 0);
@@ -89,8 +91,6 @@ int execute(io_uring* ring, int control_fd, uint32_t op,
   return ret;
 }
 
-}  // namespace
-
 void Executor::Unmap::operator()(Shared* shared) const {
   ::munmap(shared, sizeof(Shared));
 }
@@ -100,7 +100,8 @@ void Executor::run(Shared& shared, int channel, int control_fd) {
   shared.result = ring ? 0 : negative(ring.error().code());
   if (!tell(channel) || !ring) ::_exit(0);
   while (hear(channel)) {
-    shared.result = execute(ring->get(), control_fd, shared.op, shared.command);
+    shared.result =
+        execute_control(ring->get(), control_fd, shared.op, shared.command);
     if (!tell(channel)) break;
   }
   ::_exit(0);

@@ -15,7 +15,14 @@
 #include "sys/error.h"
 #include "sys/unique_fd.h"
 
+struct io_uring;
+
 namespace ublk {
+
+// Runs a command in this process, on a ring of Ring::for_control(), until the
+// kernel answers: 0, or a negative errno. It may take for ever.
+int execute_control(io_uring* ring, int control_fd, uint32_t op,
+                    const ublksrv_ctrl_cmd& command);
 
 // What an executor has open of what its maker has open.
 enum class ExecutorFiles {

@@ -218,9 +218,14 @@ Result<void> set_knobs(Knobs& knobs, const Device& device,
 // The bytes of a clone's files are not the device's.
 Result<void> refuse_on_clone(const ProgramObject& object, const Device& device,
                              const AttachRequest& request) {
-  if (!device.state || !is_clone(device.state->target) ||
-      !request.files.empty())
-    return {};
+  if (!device.state || !is_clone(device.state->target)) return {};
+  if (device.state->clone_maps.bits)
+    return std::unexpected(
+        Error::plain(EBUSY, fmt("{}: is a clone, whose server has attached its "
+                                "program",
+                                device_name(device.info.dev_id)))
+            .hint("add it with --no-bpf to have none"));
+  if (!request.files.empty()) return {};
   return std::unexpected(
       Error::plain(EINVAL,
                    fmt("{}: is not a program of a clone, which {} is: it would "
@@ -421,6 +426,12 @@ Result<void> detach_program(Control& control, const StateStore& states,
                             uint32_t dev_id) {
   const Device device = TRY(describe(control, states, dev_id));
   if (!device.bpf) return std::unexpected(no_bpf(device, detect_face()));
+  if (device.state && device.state->clone_maps.bits)
+    return std::unexpected(
+        Error::plain(EBUSY, fmt("{}: is a clone, and its map goes with its "
+                                "program",
+                                device_name(dev_id)))
+            .hint(fmt("ublk-bpf del -n {}, and add it with --no-bpf", dev_id)));
   auto done = control.detach_bpf(dev_id);
   if (!done && done.error().code() == ENOENT)
     return fail(ENOENT, "{}: has no program attached", device_name(dev_id));

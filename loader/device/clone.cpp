@@ -11,8 +11,10 @@
 #include <memory>
 #include <vector>
 
+#include "device/clone_program.h"
 #include "device/device.h"
 #include "layer/layer.h"
+#include "prog/maps.h"
 #include "server/clone.h"
 
 namespace ublk {
@@ -125,19 +127,44 @@ Result<void> connect_clone(const StateStore& states, uint32_t dev_id,
   return {};
 }
 
+namespace {
+
+Result<Layer> open_top(const DeviceState& state) {
+  Layer layer =
+      TRY(Layer::open(state.target.files[0], {.use = Layer::Use::top,
+                                              .buffered = state.target.buffered,
+                                              .take_later = true}));
+  if (!state.target.identities.empty())
+    TRY(layer.file().check_is(state.target.identities[0]));
+  return layer;
+}
+
+// Of a clone with its program, whose map may have gone with that.
+Result<void> write_bits_out(const DeviceState& state) {
+  Clone::Memory memory;
+  Layer layer = TRY(open_top(state));
+  const auto words = [&](uint64_t count) -> Result<std::span<uint64_t>> {
+    memory = TRY(map_bits(state.clone_maps, count));
+    return memory.words;
+  };
+  if (auto taken = layer.take({.memory = words, .adopt = true}); !taken) {
+    if (taken.error().code() == ENOENT) return {};
+    return taken;
+  }
+  return layer.save();
+}
+
+}  // namespace
+
 Result<void> write_map_out(const StateStore& states, const DeviceState& state) {
   if (!is_clone(state.target) || state.target.read_only) return {};
+  if (state.clone_maps.bits) return write_bits_out(state);
   auto fd = states.open_file(map_file_name(state.dev_id), O_RDWR);
   if (!fd && fd.error().code() == ENOENT) return {};
   const UniqueFd map = TRY(std::move(fd));
   if (is_saved(map)) return {};
-  const std::string& path = state.target.files[0];
   Clone::Memory memory;
-  Layer layer = TRY(Layer::open(path, {.use = Layer::Use::top,
-                                       .buffered = state.target.buffered,
-                                       .take_later = true}));
-  if (!state.target.identities.empty())
-    TRY(layer.file().check_is(state.target.identities[0]));
+  Layer layer = TRY(open_top(state));
   const auto words = [&](uint64_t count) -> Result<std::span<uint64_t>> {
     memory = TRY_IN(map_file_name(state.dev_id),
                     map_words(map, header_of(layer.header(), count), false));
@@ -147,6 +174,12 @@ Result<void> write_map_out(const StateStore& states, const DeviceState& state) {
   TRY(layer.save());
   memory.note(true);
   return {};
+}
+
+UniqueFd hold_map(const DeviceState& state) {
+  if (!state.clone_maps.bits) return {};
+  auto fd = open_map(state.clone_maps.bits);
+  return fd ? std::move(*fd) : UniqueFd();
 }
 
 namespace {
@@ -170,6 +203,16 @@ std::optional<LayerUse> use_in_map(const StateStore& states, uint32_t dev_id) {
                   header.nr_blocks, header.block_bytes};
 }
 
+// As the clone's program has it in its map.
+std::optional<LayerUse> use_of_program(CloneMaps maps,
+                                       const LayerHeader& layer) {
+  if (!maps.bits) return std::nullopt;
+  const auto memory = map_bits(maps, BlockMap::words_for(layer.nr_blocks()));
+  if (!memory) return std::nullopt;
+  return LayerUse{BlockMap(layer.nr_blocks(), memory->words, {}).count(),
+                  layer.nr_blocks(), layer.block_bytes};
+}
+
 }  // namespace
 
 std::vector<std::optional<LayerUse>> layer_uses(const StateStore& states,
@@ -180,7 +223,10 @@ std::vector<std::optional<LayerUse>> layer_uses(const StateStore& states,
     if (file.uuid.empty()) continue;
     if (uses.size() == 1) use = use_in_map(states, state.dev_id);
     if (use) continue;
-    if (const auto layer = Layer::open(file.path, {}))
+    const auto layer = Layer::open(file.path, {});
+    if (layer && uses.size() == 1)
+      use = use_of_program(state.clone_maps, layer->header());
+    if (layer && !use)
       use = LayerUse{layer->blocks().count(), layer->header().nr_blocks(),
                      layer->header().block_bytes};
   }

@@ -9,6 +9,7 @@
 #include "device/state.h"
 #include "server/target.h"
 #include "sys/error.h"
+#include "sys/unique_fd.h"
 
 namespace ublk {
 
@@ -41,6 +42,10 @@ Result<void> connect_clone(const StateStore& states, uint32_t dev_id,
 // disk does not, if there is such a map. Whatever else the state is of, nothing
 // is done.
 Result<void> write_map_out(const StateStore& states, const DeviceState& state);
+
+// While this is open, write_map_out() finds the map of a clone that has its
+// program, also when that is gone. An invalid one if there is no such map.
+UniqueFd hold_map(const DeviceState& state);
 
 // How full each of a clone's layers is, in their order, as far as it can be
 // known: of the first what its device has now, of the others what is on disk.

@@ -33,7 +33,8 @@ struct EndOptions {
 // device itself stays, dead, until it is deleted. EBUSY: somebody has it, or
 // its server completes nothing and has other devices. `driver_checks`: only if
 // the driver itself can tell that nobody has it, else EOPNOTSUPP.
-Result<void> stop_device(Control& control, uint32_t dev_id, bool driver_checks,
+Result<void> stop_device(Control& control, const StateStore& states,
+                         uint32_t dev_id, bool driver_checks,
                          const EndOptions& options = {});
 
 enum class Removal {

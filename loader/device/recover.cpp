@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "device/clone.h"
+#include "device/clone_program.h"
 #include "device/lifecycle.h"
 #include "device/mirror.h"
 #include "device/serve.h"
@@ -128,7 +129,26 @@ struct Heir {
   DeviceState state;
   Target target;
   bool live = false;
+  std::unique_ptr<CloneProgram> program{};  // of a clone that has one
 };
+
+// One that had none goes on without.
+Result<std::unique_ptr<CloneProgram>> open_program(const DeviceState& state,
+                                                   const Target& target) {
+  if (!target.clone || !state.clone_maps.bits) return nullptr;
+  return CloneProgram::open(target, state.clone_maps);
+}
+
+// Makes the clone its new server's.
+Result<void> connect(Workplace& place, Heir& heir) {
+  const uint32_t dev_id = heir.before.dev_id;
+  if (!heir.program)
+    return connect_clone(place.states, dev_id, heir.target, true);
+  TRY_IN(device_name(dev_id), heir.program->connect(heir.target, dev_id));
+  return place.states.change(dev_id, [&](DeviceState& state) {
+    state.clone_maps = heir.program->maps();
+  });
+}
 
 Result<Heir> examine(Workplace& place, const RecoverRequest& request,
                      uint32_t dev_id) {
@@ -145,7 +165,9 @@ Result<Heir> examine(Workplace& place, const RecoverRequest& request,
   TRY(check_file(place.control, dev_id, target));
   state.target.identities = target.spec.identities;
   state.target.layers = target.spec.layers;
-  return Heir{before, std::move(state), std::move(target), live};
+  auto program = TRY_IN(device_name(dev_id), open_program(state, target));
+  return Heir{before, std::move(state), std::move(target), live,
+              std::move(program)};
 }
 
 // The devices of the server that this one has, or has had.
@@ -182,12 +204,15 @@ Result<Served> succeed(Workplace& place, const ServeHooks& hooks, Heir heir) {
       TRY(connect_legs(place, hooks, info, heir.target, heir.state.legs_map));
   TRY(place.states.change(
       dev_id, [&](DeviceState& state) { state.legs_map = legs_map; }));
-  TRY(connect_clone(place.states, dev_id, heir.target, true));
+  TRY(connect(place, heir));
+  const auto clone = heir.target.clone;
   auto server = TRY_IN(
       device_name(dev_id),
       make_server(place, std::move(heir.target), info, heir.state.affinity));
   auto started = server->start();
   if (started) started = place.control.end_recovery(dev_id, ::getpid());
+  if (started && heir.program && !heir.program->is_attached())
+    started = attach_clone(place, *heir.program, dev_id, *clone);
   Served served{dev_id, heir.state.instance, std::move(server)};
   if (started) return served;
   (void)served.server.release();

@@ -157,6 +157,21 @@ Result<void> end(Control& control, const ublksrv_ctrl_dev_info& info,
   return watch.judge(std::move(stopped));
 }
 
+Result<void> stop(Control& control, uint32_t dev_id, bool driver_checks,
+                  const EndOptions& options) {
+  const auto info = TRY(control.info(dev_id));
+  if (info.state == UBLK_S_DEV_DEAD) return {};
+  const auto server = ServerProcess::find(info);
+  if (driver_checks && !(info.flags & UBLK_F_SAFE_STOP_DEV))
+    return fail(EOPNOTSUPP,
+                "{}: the driver cannot tell whether it is in use: it has no "
+                "UBLK_F_SAFE_STOP_DEV",
+                device_name(dev_id));
+  TRY(end(control, info, server ? &*server : nullptr, options, "stop"));
+  if (server) (void)wait_for_end(*server, dev_id, options.patience);
+  return {};
+}
+
 // The driver starts a device that is being deleted, if an add had come so far,
 // and the deletion would wait for its server. Such a device has no ublkcN any
 // more: another one that has got its number is not meant.
@@ -166,7 +181,7 @@ void stop_if_started(uint32_t dev_id, const ControlOptions& wait) {
   const auto info = control->info(dev_id);
   if (info && info->state == UBLK_S_DEV_LIVE &&
       !std::ranges::binary_search(device_ids(), dev_id))
-    (void)stop_device(*control, dev_id, false, {.force = true});
+    (void)stop(*control, dev_id, false, {.force = true});
 }
 
 // Whether the server has closed the device's /dev/ublkcN within the deadline.
@@ -231,6 +246,8 @@ Result<void> remove_one(Control& control, const StateStore& states,
   const std::string instance = state ? state->instance : "";
   const Pins pins = state ? state->pins() : Pins{};
   const ServerProcess* server = servers.find(*info);
+  // It would go with the clone's program, which serves to the end.
+  const UniqueFd kept = state ? hold_map(*state) : UniqueFd();
   TRY(end(control, *info, server, options, "del"));
   // Without one nobody else does it. With one it is done when that has ended.
   if (state && !server) TRY(write_out(states, *state, options));
@@ -246,7 +263,7 @@ Result<void> remove_one(Control& control, const StateStore& states,
   // The server may have been told to end too, and have deleted it itself.
   if (!removed && removed.error().code() != ENODEV) return removed;
   remove_pins(pins);
-  if (state && server && how != Removal::asynchronous)
+  if (state && (server || kept.valid()) && how != Removal::asynchronous)
     TRY(write_out(states, *state, options));
   return states.remove(dev_id, instance);
 }
@@ -261,18 +278,15 @@ Result<void> forget(const StateStore& states, uint32_t dev_id) {
   return states.remove(dev_id, "");
 }
 
-Result<void> stop_device(Control& control, uint32_t dev_id, bool driver_checks,
+Result<void> stop_device(Control& control, const StateStore& states,
+                         uint32_t dev_id, bool driver_checks,
                          const EndOptions& options) {
-  const auto info = TRY(control.info(dev_id));
-  if (info.state == UBLK_S_DEV_DEAD) return {};
-  const auto server = ServerProcess::find(info);
-  if (driver_checks && !(info.flags & UBLK_F_SAFE_STOP_DEV))
-    return fail(EOPNOTSUPP,
-                "{}: the driver cannot tell whether it is in use: it has no "
-                "UBLK_F_SAFE_STOP_DEV",
-                device_name(dev_id));
-  TRY(end(control, info, server ? &*server : nullptr, options, "stop"));
-  if (server) (void)wait_for_end(*server, dev_id, options.patience);
+  const auto state = states.load(dev_id);
+  // It would go with the clone's program.
+  const UniqueFd kept = state ? hold_map(*state) : UniqueFd();
+  TRY(stop(control, dev_id, driver_checks, options));
+  // Without a server nobody else does it.
+  if (kept.valid()) TRY(write_out(states, *state, options));
   return {};
 }
 

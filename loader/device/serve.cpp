@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "device/clone.h"
+#include "device/clone_program.h"
 #include "device/driver_flags.h"
 #include "device/mirror.h"
 #include "device/overlap.h"
@@ -65,6 +66,7 @@ struct Opened {
   const AddRequest& request;
   const DataPath& path;
   Target target;
+  std::unique_ptr<CloneProgram> program{};  // of a clone that has one
 };
 
 // The driver gives no other process's pages to one that it does not trust.
@@ -82,13 +84,32 @@ Result<void> check_privilege(const AddRequest& request) {
           .hint("this needs root (CAP_SYS_ADMIN), or --unprivileged"));
 }
 
+// The program half of a clone, if it can have one; else its server is enough,
+// and says why.
+Result<std::unique_ptr<CloneProgram>> open_program(Target& target) {
+  if (!target.clone || target.clone->read_only() || target.inner)
+    return nullptr;
+  auto program = CloneProgram::open(target, {});
+  if (program) return program;
+  const int code = program.error().code();
+  if (code != EOPNOTSUPP && code != ENOENT) return program;
+  target.remark = std::move(program).error();
+  return nullptr;
+}
+
 Result<Opened> open_request(const AddRequest& request, uint64_t features) {
   TRY(check_privilege(request));
   if (request.unprivileged) features &= ~kPrivileged;
   const DataPath* path = TRY(choose_data_path(request.data_path, features));
   if (request.batch) TRY(check_batch(*path, features));
   TRY(check_wanted(flags_of(request, *path, features), features));
-  return Opened{request, *path, TRY(open_target(request.target))};
+  Opened opened{request, *path, TRY(open_target(request.target))};
+  // Without recovery the device ends with its server, and the program's map
+  // with the device, whatever it has that the layer lacks.
+  if (request.bpf && features & UBLK_F_BPF &&
+      request.recovery_flags & UBLK_F_USER_RECOVERY)
+    opened.program = TRY(open_program(opened.target));
+  return opened;
 }
 
 Result<ublksrv_ctrl_dev_info> add(Workplace& place, const Opened& opened,
@@ -125,18 +146,30 @@ Result<void> bring_up(Workplace& place, const ServeHooks& hooks, Opened opened,
   TRY(place.control.set_params(dev_id, params));
   const uint32_t legs_map =
       TRY(connect_legs(place, hooks, info, opened.target, 0));
-  TRY(connect_clone(place.states, dev_id, opened.target, false));
+  CloneMaps clone_maps;
+  if (opened.program) {
+    TRY_IN(device_name(dev_id), opened.program->connect(opened.target, dev_id));
+    clone_maps = opened.program->maps();
+  } else {
+    TRY(connect_clone(place.states, dev_id, opened.target, false));
+  }
   const DeviceState state{.dev_id = dev_id,
                           .instance = device.instance,
                           .server = server,
                           .target = opened.target.spec,
                           .attached = std::nullopt,
-                          .legs_map = legs_map};
+                          .legs_map = legs_map,
+                          .clone_maps = clone_maps};
+  const auto clone = opened.target.clone;
   device.server = TRY_IN(device_name(dev_id),
                          make_server(place, std::move(opened.target), info));
   TRY_IN(device_name(dev_id), device.server->start());
   TRY(place.states.save(state));
-  return place.control.start(dev_id, ::getpid());
+  TRY(place.control.start(dev_id, ::getpid()));
+  if (opened.program)
+    TRY_IN(device_name(dev_id),
+           attach_clone(place, *opened.program, dev_id, *clone));
+  return {};
 }
 
 }  // namespace

@@ -195,6 +195,9 @@ std::string state_to_json(const DeviceState& state) {
               {"target", target_to_json(state.target)},
               {"attached", nullptr}};
   if (state.legs_map) out["legs_map"] = state.legs_map;
+  if (state.clone_maps.bits)
+    out["clone_maps"] = {{"bits", state.clone_maps.bits},
+                         {"shared", state.clone_maps.shared}};
   if (!state.affinity.empty()) {
     json& affinity = out["affinity"] = json::object();
     for (const auto& [q_id, cpus] : state.affinity)
@@ -233,6 +236,10 @@ Result<DeviceState> state_from_json(std::string_view text) {
     if (in.contains("affinity"))
       state.affinity = affinity_from_json(in.at("affinity"));
     if (in.contains("legs_map")) get_number(in, "legs_map", state.legs_map);
+    if (const auto it = in.find("clone_maps"); it != in.end()) {
+      get_number(*it, "bits", state.clone_maps.bits);
+      get_number(*it, "shared", state.clone_maps.shared);
+    }
     return state;
   } catch (const json::exception& e) {
     return fail(EPROTO, "is no state of a device: {}", e.what());

@@ -35,6 +35,13 @@ struct AttachedState {
   Pins pins{};
 };
 
+// The kernel's ids of the maps that a clone and its program have in common; 0:
+// there are none, see uapi/ublk_bpf_maps.h.
+struct CloneMaps {
+  uint32_t bits = 0;
+  uint32_t shared = 0;
+};
+
 // What the kernel does not remember about a device: N.json.
 struct DeviceState {
   uint32_t dev_id = 0;
@@ -52,6 +59,8 @@ struct DeviceState {
   // The kernel's id of the map by which a mirror's program knows which legs
   // have failed; 0: there is none.
   uint32_t legs_map = 0;
+  // Likewise of a clone that has its program.
+  CloneMaps clone_maps{};
 };
 
 // "N.map": of a clone, see device/clone.h.

@@ -324,6 +324,15 @@ Result<void> ProgramObject::use_map(const MapInfo& live) {
   return {};
 }
 
+Result<void> ProgramObject::size_map(const std::string& name,
+                                     uint32_t entries) {
+  bpf_map* mine = find_map(name);
+  if (!mine) return fail(ENOENT, "{}: has no map {}", path_, name);
+  if (const int code = errno_of(bpf_map__set_max_entries(mine, entries)))
+    return fail_sys(code, "{}: map {} of {} entries", path_, name, entries);
+  return {};
+}
+
 Result<void> ProgramObject::keep_maps(std::span<const MapInfo> maps) {
   for (const MapInfo& live : maps) {
     if (live.is_constants()) continue;

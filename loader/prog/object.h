@@ -42,6 +42,9 @@ class ProgramObject {
   // there already. EINVAL: it is of another type or size. ENOENT: it has none.
   bool has_map(const std::string& name) const;
   Result<void> use_map(const MapInfo& live);
+  // Before use_map(), where it is not for the program to say: how many entries
+  // its map has.
+  Result<void> size_map(const std::string& name, uint32_t entries);
   // All of a program's, whose state this one is to go on with; but its
   // constants are its own.
   Result<void> keep_maps(std::span<const MapInfo> maps);

@@ -13,6 +13,8 @@
 #include <thread>
 #include <utility>
 
+#include "server/drains.h"
+
 namespace ublk {
 
 namespace {
@@ -25,6 +27,8 @@ constexpr auto kLockWait = 2s;
 constexpr auto kRetryPeriod = 5ms;
 
 std::atomic_ref<uint32_t> at(uint32_t* word) { return std::atomic_ref(*word); }
+
+uint64_t now(__u64& word) { return std::atomic_ref(word).load(); }
 
 }  // namespace
 
@@ -50,7 +54,19 @@ std::optional<FutexWait> BusyBlocks::take(Hold& hold, uint64_t first,
   hold.here_ = &held_;
   if (held_) held_->here_ = &hold.next_;
   held_ = &hold;
+  tell(hold, true);
   return std::nullopt;
+}
+
+void BusyBlocks::tell(const Hold& hold, bool busy) {
+  if (!shared_) return;
+  uint64_t busy_now = 0;
+  const uint64_t last = std::min(hold.last_, hold.first_ + 63);
+  for (uint64_t block = hold.first_; block <= last; block++)
+    nr_busy_[block % 64] += busy ? 1U : -1U;
+  for (size_t bit = 0; bit < 64; bit++)
+    if (nr_busy_[bit]) busy_now |= uint64_t{1} << bit;
+  std::atomic_ref(shared_->busy).store(busy_now);
 }
 
 void BusyBlocks::Hold::release() {
@@ -62,6 +78,7 @@ void BusyBlocks::Hold::release() {
     const std::lock_guard locked(of->mutex_);
     *here_ = next_;
     if (next_) next_->here_ = here_;
+    of->tell(*this, false);
     wake = waited_for_;
     if (wake) at(word)++;
   }
@@ -109,17 +126,64 @@ SaveRounds::Part::~Part() {
 
 bool SaveRounds::idle(const BlockMap& map) {
   const std::lock_guard locked(mutex_);
-  return !running_ && !map.unsaved();
+  return !running_ && program_is_saved() && !map.unsaved();
+}
+
+// Whether all bits that the program has set are saved, and it sets none now;
+// and it has been told that there is nothing to be saved.
+bool SaveRounds::program_is_saved() const {
+  return !shared_ ||
+         (now(shared_->begun) == now(shared_->saved) && !now(shared_->unsaved));
+}
+
+void SaveRounds::share(ublk_bpf_clone* shared) {
+  shared_ = shared;
+  // What was set before is not known to be saved.
+  std::atomic_ref(shared->unsaved).store(1);
 }
 
 void SaveRounds::set(BlockMap& map, uint64_t first, uint64_t count) {
   const std::lock_guard locked(mutex_);
+  nr_set_++;
+  // First: who sees the bits has the program pass his FLUSH.
+  if (shared_) std::atomic_ref(shared_->unsaved).store(1);
   map.set(first, count);
 }
 
 Result<Layer::Save> SaveRounds::begin_save(Layer& layer) {
   const std::lock_guard locked(mutex_);
+  saving_set_ = nr_set_;
+  // A bit that the program has set may not have its mark yet. It takes no time:
+  // wait for a moment at which it sets none.
+  if (shared_)
+    for (;;) {
+      const uint64_t done = now(shared_->done);
+      saving_begun_ = now(shared_->begun);
+      if (saving_begun_ == done) break;
+      std::this_thread::yield();
+    }
   return layer.begin_save();
+}
+
+void SaveRounds::saved() {
+  const std::lock_guard locked(mutex_);
+  if (!shared_) return;
+  std::atomic_ref(shared_->saved).store(saving_begun_);
+  if (saving_set_ == nr_set_) std::atomic_ref(shared_->unsaved).store(0);
+}
+
+Clone::Clone(LayerChain chain, const Options& options)
+    : chain_(std::move(chain)),
+      read_only_(options.read_only),
+      taken_(options.read_only) {}
+
+Clone::~Clone() = default;
+
+void Clone::serve_with(ublk_bpf_clone* shared,
+                       std::function<Result<void>()> drain) {
+  busy_.share(shared);
+  saves_.share(shared);
+  drains_ = std::make_unique<Drains>(std::move(drain));
 }
 
 Result<std::shared_ptr<Clone>> Clone::open(const std::string& top,

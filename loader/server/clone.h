@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <ublk_bpf_maps.h>
+
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -50,13 +53,19 @@ class BusyBlocks {
   // what to wait for before it is tried again. A request that has blocks must
   // not wait for more.
   std::optional<FutexWait> take(Hold& hold, uint64_t first, uint64_t count);
+  // Before the queues run: the program leaves these blocks alone, too, once
+  // what it has planned already is done. Borrowed.
+  void share(ublk_bpf_clone* shared) { shared_ = shared; }
 
  private:
   static constexpr size_t kWords = 64;
+  void tell(const Hold& hold, bool busy);
 
   std::mutex mutex_;
   Hold* held_ = nullptr;
   uint32_t words_[kWords] = {};
+  ublk_bpf_clone* shared_ = nullptr;
+  uint32_t nr_busy_[64] = {};  // holds with a block of this number modulo 64
 };
 
 // Which save a FLUSH is made durable by. One save runs at a time; those that
@@ -99,11 +108,24 @@ class SaveRounds {
   void set(BlockMap& map, uint64_t first, uint64_t count);
   // Of the leader. EBUSY: somebody saves who does not know of the rounds.
   Result<Layer::Save> begin_save(Layer& layer);
+  // Of the leader: what that took is durable.
+  void saved();
+  // Before the queues run: a program sets bits, too, and is told whether a
+  // FLUSH is more than an fsync. Borrowed.
+  void share(ublk_bpf_clone* shared);
 
  private:
+  bool program_is_saved() const;
+
   std::mutex mutex_;
   std::shared_ptr<Round> running_, next_;
+  ublk_bpf_clone* shared_ = nullptr;
+  uint64_t nr_set_ = 0;        // how often set() was called
+  uint64_t saving_set_ = 0;    // of these, what the round under way has
+  uint64_t saving_begun_ = 0;  // and of the program's
 };
+
+class Drains;
 
 // A clone's layers, and what its queues share about them. Destruction closes
 // the layers and saves nothing: close() does.
@@ -113,6 +135,7 @@ class Clone {
     bool read_only = false;
     bool buffered = false;
   };
+  ~Clone();
   // Opens the layers. The top is not locked, and nothing can be read of it,
   // until take(): it may still be another server's. Errors as of
   // LayerChain::open().
@@ -123,6 +146,7 @@ class Clone {
   // clone owns from then on.
   struct Memory {
     MmapRegion region{};
+    MmapRegion shared{};  // with a program
     std::span<uint64_t> words{};
     // Called with false before it changes, with true when the disk has it all.
     std::function<void(bool saved)> note{};
@@ -174,16 +198,23 @@ class Clone {
            top().blocks().run(run.first, run.count) == run.count;
   }
 
+  // Before the queues run: a program serves, too, with the memory that take()
+  // was given. `shared` is borrowed, `drain` as of Drains.
+  void serve_with(ublk_bpf_clone* shared, std::function<Result<void>()> drain);
+  // Nothing without a program.
+  Drains* drains() { return drains_.get(); }
+  // Whether the map outlives this process. Until then every block that becomes
+  // present is saved at once.
+  bool keeps_map() const { return keeps_map_.load(std::memory_order_acquire); }
+  void keep_map(bool keeps) { keeps_map_.store(keeps); }
+
   BusyBlocks& busy() { return busy_; }
   SaveRounds& saves() { return saves_; }
   // Whether a synced file is all that a FLUSH needs.
   bool is_saved() { return read_only_ || saves_.idle(top().blocks()); }
 
  private:
-  Clone(LayerChain chain, const Options& options)
-      : chain_(std::move(chain)),
-        read_only_(options.read_only),
-        taken_(options.read_only) {}
+  Clone(LayerChain chain, const Options& options);
 
   static Run run_of(const Layer& layer, uint64_t from, uint64_t most);
 
@@ -193,6 +224,8 @@ class Clone {
   bool taken_;
   BusyBlocks busy_;
   SaveRounds saves_;
+  std::unique_ptr<Drains> drains_;
+  std::atomic<bool> keeps_map_ = true;
 };
 
 }  // namespace ublk

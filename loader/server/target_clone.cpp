@@ -52,6 +52,7 @@
 #include <memory>
 
 #include "server/clone.h"
+#include "server/drains.h"
 #include "server/file_io.h"
 #include "server/steps.h"
 #include "server/target.h"
@@ -331,7 +332,10 @@ Steps save_map(Clone& clone) {
   }
   if (res >= 0 && !sectors.empty()) res = co_await sync_top();
   // Else its destruction puts them back, before the round ends.
-  if (res >= 0) clone.top().end_save(std::move(*save));
+  if (res >= 0) {
+    clone.top().end_save(std::move(*save));
+    clone.saves().saved();
+  }
   co_return res < 0 ? res : 0;
 }
 
@@ -343,6 +347,39 @@ Steps make_durable(Clone& clone, int result) {
   }
   if (part.leads()) part.end(co_await save_map(clone));
   co_return part.result() < 0 ? part.result() : result;
+}
+
+// Until the program is not at work on blocks that were found busy by it later.
+Steps drain(Clone& clone) {
+  if (!clone.drains()) co_return 0;
+  const Drains::Part part = clone.drains()->join();
+  while (const auto wait = part.waits_for()) {
+    const int res = co_await wait_for(*wait);
+    if (res < 0) co_return res;
+  }
+  co_return part.result();
+}
+
+// Before blocks of which a request has [at, at + run.bytes) become present by
+// it: the rest of them is brought up. The program may be writing them whole,
+// which must not be undone: 1 if they are present by now.
+Steps fill_around(Clone& clone, const Clone::Run& run, uint64_t at) {
+  const uint64_t block = clone.header().block_bytes;
+  const uint64_t end =
+      std::min((run.first + run.count) * block, clone.header().size_bytes);
+  if (at == run.first * block && at + run.bytes == end) co_return 0;
+  int res = co_await drain(clone);
+  if (res < 0) co_return res;
+  if (!clone.are_absent(run)) co_return 1;
+  res = co_await copy_up_around(clone, run, at);
+  co_return std::min(res, 0);
+}
+
+// Their data is in the file.
+Steps make_present(Clone& clone, const Clone::Run& run) {
+  clone.saves().set(clone.top().blocks(), run.first, run.count);
+  if (clone.keeps_map()) co_return 0;
+  co_return co_await make_durable(clone, 0);
 }
 
 Steps read(const Clone& clone, Io& io, uint64_t pos) {
@@ -386,10 +423,11 @@ Steps write(Clone& clone, Io& io, uint64_t pos) {
     }
     // Who had them before may have made them present.
     if (!clone.are_absent(run)) continue;
-    int res = co_await copy_up_around(clone, run, at);
-    if (res >= 0) res = co_await move_data(io, pos, run.bytes, place);
+    int res = co_await fill_around(clone, run, at);
+    if (res > 0) continue;
+    if (res == 0) res = co_await move_data(io, pos, run.bytes, place);
+    if (res >= 0) res = co_await make_present(clone, run);
     if (res < 0) co_return res;
-    clone.saves().set(clone.top().blocks(), run.first, run.count);
     pos += run.bytes;
   }
   if (io.desc->op_flags & UBLK_IO_F_FUA)
@@ -435,10 +473,11 @@ Steps zero(Clone& clone, const Io& io) {
     }
     // Who had them before may have made them present.
     if (!clone.are_absent(run)) continue;
-    int res = co_await copy_up_around(clone, run, at);
-    if (res >= 0) res = co_await fallocate_top(mode, offset, run.bytes);
+    int res = co_await fill_around(clone, run, at);
+    if (res > 0) continue;
+    if (res == 0) res = co_await fallocate_top(mode, offset, run.bytes);
+    if (res >= 0) res = co_await make_present(clone, run);
     if (res < 0) co_return res;
-    clone.saves().set(clone.top().blocks(), run.first, run.count);
     at += run.bytes;
   }
   co_return 0;

@@ -353,9 +353,10 @@ TEST(Names, OfThreads) {
 
 TEST_F(Devices, ThatAreStoppedSafelyNeedADriverThatCan) {
   fake_->add(3);
-  EXPECT_EQ(stop_device(*control_, 3, true).error().code(), EOPNOTSUPP);
-  EXPECT_TRUE(stop_device(*control_, 3, false));
-  EXPECT_TRUE(stop_device(*control_, 3, true)) << "it is stopped";
+  EXPECT_EQ(stop_device(*control_, *states_, 3, true).error().code(),
+            EOPNOTSUPP);
+  EXPECT_TRUE(stop_device(*control_, *states_, 3, false));
+  EXPECT_TRUE(stop_device(*control_, *states_, 3, true)) << "it is stopped";
 }
 
 TEST_F(Devices, AreNotCutOffUnasked) {

@@ -119,6 +119,7 @@ MODELS = {
 }
 
 
+@pytest.mark.every
 @pytest.mark.parametrize("which", MODELS)
 def test_random_io_is_what_it_is_in_memory(lab, which):
     opts, block, layers, kind = MODELS[which]
@@ -295,6 +296,76 @@ def test_full_file_system_fails_the_write_and_no_more(lab):
     assert device.state() == "live"
 
 
+def passed(device):
+    return device.counters()["passed"]
+
+
+@pytest.mark.face
+def test_hits_and_whole_blocks_wake_nobody(lab, golden, delta):
+    device = lab.add("clone", delta, r=1)
+    expected = bytearray(open(golden, "rb").read())
+    before = passed(device)
+    with Opened(device.path) as f:
+
+        def write(at, size):
+            expected[at:at + size] = pattern(at, size, seed=size)
+            f.write(at, pattern(at, size, seed=size))
+
+        write(MIB, 65536)  # first, whole blocks
+        write(MIB + 512, 1024)  # a hit
+        write(2 * MIB + 4096, 4096)
+        f.discard(MIB + 8192, 4096)
+        expected[MIB + 8192:MIB + 12288] = bytes(4096)
+        assert f.read(0, SIZE // 2) == expected[:SIZE // 2]  # more than eight extents
+        assert passed(device) == before
+        f.flush()  # has bits to save
+        assert passed(device) == before + 1
+        f.flush()
+        assert passed(device) == before + 1
+        write(3 * MIB + 512, 512)  # a part of a block that is not there
+        assert passed(device) == before + 2
+        write(3 * MIB, 4096)
+        assert passed(device) == before + 2
+        assert f.read(0, SIZE // 2) == expected[:SIZE // 2]
+    assert not device.refused()
+
+
+@pytest.mark.face
+def test_program_makes_blocks_present_without_a_server(lab, delta):
+    """What it has marked meanwhile is the next server's, or is brought to the layer by del."""
+    device = lab.add("clone", delta, r=1)
+    kill(device)
+    wait_for("it to wait", lambda: device.state() == "quiesced")
+    data = pattern(0, 65536)
+    with Opened(device.path) as f:
+        f.write(MIB, data)
+        assert f.read(MIB, len(data)) == data
+    cli.ok("recover", "-n", device.id)
+    with Opened(device.path) as f:
+        f.write(2 * MIB + 512, data)
+        assert f.read(MIB, len(data)) == data
+    kill(device)
+    wait_for("it to wait", lambda: device.state() == "quiesced")
+    with Opened(device.path) as f:
+        f.write(3 * MIB, data)
+    device.delete()
+    device = lab.add("clone", delta, no_bpf=True)
+    with Opened(device.path) as f:
+        for at in (MIB, 2 * MIB + 512, 3 * MIB):
+            assert f.read(at, len(data)) == data, at
+
+
+@pytest.mark.face
+def test_program_of_a_clone_stays(lab, delta):
+    """Without it its map would be gone."""
+    device = lab.add("clone", delta, r=1)
+    refused(device.try_attach("loop", replace=True), "EBUSY", "whose server has attached its program")
+    refused(cli.run("detach", "--dev", device.id, "--json"), "EBUSY", "its map goes with its program")
+    with Opened(device.path) as f:
+        f.write(0, pattern(0, 4096))
+        assert f.read(0, 4096) == pattern(0, 4096)
+
+
 def refused(outcome, name, *texts):
     assert outcome.status == 1 and outcome.json["error"]["errno"] == name, str(outcome)
     assert len(outcome.err.strip().splitlines()) == 1, str(outcome)
@@ -345,7 +416,7 @@ def test_another_layer_of_that_name_is_refused_by_recover(lab, golden, delta):
 
 
 def test_lost_map_is_said_by_recover(lab, delta):
-    device = lab.add("clone", delta, r=1)
+    device = lab.add("clone", delta, r=1, no_bpf=True)
     kill(device)
     wait_for("it to wait", lambda: device.state() == "quiesced")
     os.remove(f"/run/ublk-bpf/{device.id}.map")

@@ -1,0 +1,444 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * clone: the program half of the target `clone`, copy on write. Files 0 to
+ * `nr_layers` - 1 are the layers, the top layer first, then comes the base, if
+ * there is one. The server loads and attaches it, and fills its maps
+ * (ublk_bpf_maps.h).
+ *
+ * Served here, without the server:
+ * - READs, from the topmost layer that has the block, else from the base, else
+ *   zeroes. More than eight extents are read in rounds.
+ * - WRITEs, discards and zeroes of blocks that are in the top layer.
+ * - WRITEs of whole blocks that are not: the completion program makes them
+ *   present once the data is there, so that a reader in between has the old
+ *   data.
+ * - FLUSHes, unless the file's bitmap lacks something.
+ *
+ * All else is passed: parts of blocks that are not in the top layer, FLUSH and
+ * FUA while there is something to be saved, and what touches a block that the
+ * server is at work on.
+ */
+#include <ublk/sqe.bpf.h>
+#include <ublk_bpf_maps.h>
+
+/* log2 of the length of a block, sectors of 512 bytes */
+const volatile __u32 block_shift = 3;
+
+/* of the device, sectors: its last block may be cut short */
+const volatile __u64 nr_sectors;
+
+/* words of one layer in the map of bits, and of the top layer's marks */
+const volatile __u64 nr_words;
+const volatile __u64 nr_marks;
+
+const volatile __u32 nr_layers = 1;
+
+/* of the base, sectors; what is beyond its end reads as zeroes. 0: no base */
+const volatile __u64 base_sectors;
+
+/* where block 0 is in the top layer's file, bytes */
+const volatile __u64 top_offset;
+
+/* words that the blocks of a request may be in; what has more is passed */
+#define MAX_WORDS	8U
+
+/* words and extents that one plan is looked for in */
+#define MAX_STEPS	64U
+
+#define NO_FILE		31U
+#define FILE_SHIFT	32
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} ublk_clone_bits SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct ublk_bpf_clone);
+} ublk_clone SEC(".maps");
+
+static __always_inline struct ublk_bpf_clone *shared(void)
+{
+	__u32 key = 0;
+
+	return bpf_map_lookup_elem(&ublk_clone, &key);
+}
+
+static __always_inline __u64 *word_at(__u64 index)
+{
+	__u32 key = index;
+
+	return bpf_map_lookup_elem(&ublk_clone_bits, &key);
+}
+
+static __always_inline __u64 load_word(__u64 index)
+{
+	const volatile __u64 *word = word_at(index);
+
+	return word ? *word : 0;
+}
+
+/* where the map has the bit of a block */
+static __always_inline __u64 word_of(__u32 layer, __u64 block)
+{
+	return (layer ? nr_marks + layer * nr_words : 0) + (block >> 6);
+}
+
+/* of the bits from @bit on, @nr, up to the word's end */
+static __always_inline __u64 mask_of(__u64 bit, __u64 nr)
+{
+	__u64 ones = nr < 64 ? (1ULL << nr) - 1 : ~0ULL;
+
+	return ones << (bit & 63);
+}
+
+/*
+ * How many of the lowest bits of @word are as its first one. Without branches,
+ * of which the verifier would follow each combination: it counts the bits below
+ * the lowest one that differs.
+ */
+static __always_inline __u32 run_of(__u64 word)
+{
+	__u64 n = word ^ -(word & 1);
+
+	n = (n & -n) - 1;
+	n -= n >> 1 & 0x5555555555555555ULL;
+	n = (n & 0x3333333333333333ULL) + (n >> 2 & 0x3333333333333333ULL);
+	n = (n + (n >> 4)) & 0x0f0f0f0f0f0f0f0fULL;
+	return n * 0x0101010101010101ULL >> 56;
+}
+
+/* the blocks of a request */
+struct blocks {
+	__u64	first;
+	__u64	nr;
+};
+
+static __always_inline struct blocks blocks_of(const struct ublk_bpf_ctx *ctx)
+{
+	__u64 start = ctx->start_sector;
+	__u64 last = start + ctx->nr_sectors - 1;
+	struct blocks b = { .first = start >> block_shift };
+
+	b.nr = (last >> block_shift) - b.first + 1;
+	return b;
+}
+
+/* nothing of a block is left out, or it is the device's last and cut short */
+static __always_inline _Bool whole_blocks(const struct ublk_bpf_ctx *ctx)
+{
+	__u64 within = (1ULL << block_shift) - 1;
+	__u64 end = ctx->start_sector + ctx->nr_sectors;
+
+	return !(ctx->start_sector & within) &&
+	       (!(end & within) || end == nr_sectors);
+}
+
+/* whether all of them are in the top layer; not if they are too many */
+static __always_inline _Bool all_present(struct blocks b)
+{
+	__u64 mask;
+	__u32 i;
+
+	for (i = 0; i < MAX_WORDS; i++) {
+		mask = mask_of(b.first, b.nr);
+		if ((load_word(b.first >> 6) & mask) != mask)
+			return 0;
+		mask = 64 - (b.first & 63);
+		if (b.nr <= mask)
+			return 1;
+		b.nr -= mask;
+		b.first += mask;
+	}
+	return 0;
+}
+
+/*
+ * The extent that begins at @sector: how many sectors it has, and from
+ * FILE_SHIFT on in which file it is; NO_FILE is zeroes. A function of its own to
+ * the verifier, which follows it once.
+ */
+__u64 __attribute__((noinline)) find(__u64 sector)
+{
+	__u64 block = sector >> block_shift, bits, end, next;
+	__u64 file = NO_FILE;
+	__u32 layer;
+
+	end = (block | 63) + 1;
+	for (layer = 0; layer < UBLK_BPF_CLONE_LAYERS; layer++) {
+		if (layer >= nr_layers)
+			break;
+		bits = load_word(word_of(layer, block)) >> (block & 63);
+		next = block + run_of(bits);
+		if (next < end)
+			end = next;
+		if (bits & 1) {
+			file = layer;
+			break;
+		}
+	}
+	end <<= block_shift;
+	if (file == NO_FILE && sector < base_sectors) {
+		file = nr_layers;
+		if (end > base_sectors)
+			end = base_sectors;
+	}
+	return (end - sector) | file << FILE_SHIFT;
+}
+
+/* READ: where the plan has come to */
+struct plan {
+	struct ublk_bpf_ctx *ctx;
+	const struct ublk_bpf_clone *state;
+	__u64	sector;		/* the next one */
+	__u64	end;		/* of the request, or of what this plan has */
+	/* an extent that the next one may go on */
+	__u64	from;
+	__u32	file;
+	__u32	nr_sqes;	/* before it */
+	__u32	user_data;
+	_Bool	dry;		/* only looks how far a plan reaches */
+};
+
+static __always_inline __u64 offset_of(const struct plan *p)
+{
+	__u64 offset = p->from << UBLK_BPF_SECTOR_SHIFT;
+
+	if (p->file < UBLK_BPF_CLONE_LAYERS && p->file != nr_layers)
+		offset += p->state->data_offset[p->file];
+	return offset;
+}
+
+/* what was found until @p->sector becomes an SQE */
+static __always_inline void queue_extent(struct plan *p)
+{
+	__u64 start = p->ctx->start_sector;
+
+	if (p->file == NO_FILE)
+		return;
+	p->nr_sqes++;
+	if (p->dry)
+		return;
+	ublk_bpf_queue_rw_with(p->ctx, p->file, offset_of(p),
+			       (p->from - start) << UBLK_BPF_SECTOR_SHIFT,
+			       (p->sector - p->from) << UBLK_BPF_SECTOR_SHIFT,
+			       p->user_data);
+}
+
+/* 1: the plan is full, or reaches the end */
+static long step(__u32 index __attribute__((unused)), struct plan *p)
+{
+	__u64 found, end;
+	__u32 file;
+
+	if (p->sector >= p->end)
+		return 1;
+	found = find(p->sector);
+	file = found >> FILE_SHIFT;
+	if (file != p->file) {
+		queue_extent(p);
+		p->file = file;
+		p->from = p->sector;
+		if (p->nr_sqes >= UBLK_BPF_MAX_SQES) {
+			p->file = NO_FILE;
+			return 1;
+		}
+	}
+	end = p->sector + (__u32)found;
+	p->sector = end < p->end ? end : p->end;
+	return 0;
+}
+
+static __always_inline void walk(struct plan *p, __u64 sector, _Bool dry)
+{
+	p->sector = sector;
+	p->from = sector;
+	p->file = NO_FILE;
+	p->nr_sqes = 0;
+	p->dry = dry;
+	bpf_loop(MAX_STEPS, step, p, 0);
+	queue_extent(p);
+}
+
+/*
+ * From the @done'th sector of the request on. The first SQE's user_data is how
+ * many sectors of it are done after this plan, which has to be known before it
+ * is queued: so it is walked twice, unless it is in one piece. @zeroes: what to
+ * return if the rest is nowhere.
+ */
+static __always_inline int plan_read(struct ublk_bpf_ctx *ctx, __u32 done,
+				     int zeroes)
+{
+	__u64 start = ctx->start_sector;
+	struct plan p = {
+		.ctx = ctx,
+		.state = shared(),
+		.end = start + ctx->nr_sectors,
+	};
+
+	if (!p.state)
+		return UBLK_BPF_IO_PASS;
+	walk(&p, start + done, 1);
+	if (!p.nr_sqes)
+		return p.sector < p.end ? UBLK_BPF_IO_PASS : zeroes;
+	p.end = p.sector;
+	p.user_data = p.end - start;
+	if (p.nr_sqes == 1 && p.file != NO_FILE) {
+		p.dry = 0;
+		queue_extent(&p);
+		return UBLK_BPF_IO_REDIRECT;
+	}
+	walk(&p, start + done, 0);
+	/* blocks that have become present meanwhile may make more pieces of it */
+	return p.sector < p.end ? UBLK_BPF_IO_PASS : UBLK_BPF_IO_REDIRECT;
+}
+
+/* all of it at its place in one file, which it is known to be in */
+static __always_inline int queue_whole(struct ublk_bpf_ctx *ctx, __s32 fd,
+				       __u64 offset, __u64 user_data)
+{
+	return ublk_bpf_queue_all_with(ctx, fd,
+				       offset + ublk_bpf_start_bytes(ctx),
+				       user_data);
+}
+
+static __always_inline int read(struct ublk_bpf_ctx *ctx)
+{
+	struct blocks b = blocks_of(ctx);
+	__u64 mask = mask_of(b.first, b.nr), bits;
+
+	/* the blocks of one word in one place, as most are */
+	if ((b.first & 63) + b.nr <= 64) {
+		bits = load_word(b.first >> 6) & mask;
+		if (bits == mask)
+			return queue_whole(ctx, 0, top_offset,
+					   ctx->nr_sectors);
+		if (!bits && nr_layers == 1 &&
+		    ctx->start_sector + ctx->nr_sectors <= base_sectors)
+			return queue_whole(ctx, 1, 0, ctx->nr_sectors);
+	}
+	return plan_read(ctx, 0, UBLK_BPF_IO_DROP);
+}
+
+static __always_inline _Bool is_saved(const struct ublk_bpf_clone *state)
+{
+	const volatile struct ublk_bpf_clone *now = state;
+
+	return now->begun == now->saved && !now->unsaved;
+}
+
+static __always_inline _Bool is_busy(const struct ublk_bpf_clone *state,
+				    struct blocks b)
+{
+	__u64 mask = mask_of(b.first, b.nr);
+
+	/* modulo 64 */
+	if ((b.first & 63) + b.nr > 64)
+		mask |= b.nr >= 64 ? ~0ULL : mask_of(0, (b.first + b.nr) & 63);
+	return ((const volatile struct ublk_bpf_clone *)state)->busy & mask;
+}
+
+/* user_data: its blocks become present with it */
+static __always_inline int change(struct ublk_bpf_ctx *ctx)
+{
+	const struct ublk_bpf_clone *state = shared();
+	struct blocks b = blocks_of(ctx);
+
+	if (!state)
+		return UBLK_BPF_IO_PASS;
+	if (ctx->flags & UBLK_IO_F_FUA && !is_saved(state))
+		return UBLK_BPF_IO_PASS;
+	/* a part of a block keeps its data, as with the server */
+	if (ctx->op == UBLK_IO_OP_DISCARD && !whole_blocks(ctx))
+		return UBLK_BPF_IO_PASS;
+	if (all_present(b))
+		return queue_whole(ctx, 0, top_offset, 0);
+	if (ctx->op != UBLK_IO_OP_WRITE || ctx->flags & UBLK_IO_F_FUA ||
+	    !whole_blocks(ctx) || b.nr > (MAX_WORDS - 1) * 64 ||
+	    is_busy(state, b))
+		return UBLK_BPF_IO_PASS;
+	return queue_whole(ctx, 0, top_offset, 1);
+}
+
+UBLK_BPF(clone)
+{
+	const struct ublk_bpf_clone *state;
+
+	switch (ctx->op) {
+	case UBLK_IO_OP_READ:
+		return read(ctx);
+	case UBLK_IO_OP_WRITE:
+	case UBLK_IO_OP_DISCARD:
+	case UBLK_IO_OP_WRITE_ZEROES:
+		return change(ctx);
+	case UBLK_IO_OP_FLUSH:
+		state = shared();
+		if (!state || !is_saved(state))
+			return UBLK_BPF_IO_PASS;
+		ublk_bpf_queue_fsync(ctx, 0);
+		return UBLK_BPF_IO_REDIRECT;
+	default:
+		return UBLK_BPF_IO_PASS;
+	}
+}
+
+/* that the file lacks the bit of this block; after the bit was set */
+static __always_inline void mark(__u64 block)
+{
+	__u64 sector = block / UBLK_BPF_CLONE_SECTOR_BLOCKS, *word;
+
+	word = word_at(nr_words + (sector >> 6));
+	if (word)
+		__sync_fetch_and_or(word, 1ULL << (sector & 63));
+}
+
+/* their data is there: whoever reads from here on has it */
+static __always_inline void make_present(struct blocks b)
+{
+	__u64 first = b.first, last = b.first + b.nr - 1, nr, *word;
+	struct ublk_bpf_clone *state = shared();
+	__u32 i;
+
+	if (state)
+		__sync_fetch_and_add(&state->begun, 1);
+	for (i = 0; i < MAX_WORDS && b.nr; i++) {
+		word = word_at(b.first >> 6);
+		if (word)
+			__sync_fetch_and_or(word, mask_of(b.first, b.nr));
+		nr = 64 - (b.first & 63);
+		if (nr > b.nr)
+			nr = b.nr;
+		b.first += nr;
+		b.nr -= nr;
+	}
+	/* fewer blocks than a sector of the bitmap has: in two of them at most */
+	mark(first);
+	mark(last);
+	if (state)
+		__sync_fetch_and_add(&state->done, 1);
+}
+
+UBLK_BPF_COMPLETE(clone)
+{
+	__u64 done = ctx->user_data;
+
+	if (ctx->result)
+		return ctx->result;
+	if (ctx->op == UBLK_IO_OP_WRITE && done)
+		make_present(blocks_of(ctx));
+	if (ctx->op != UBLK_IO_OP_READ || done >= ctx->nr_sectors)
+		return 0;
+	/* whoever has this many extents is read in one go by the server */
+	if (ctx->round >= UBLK_BPF_MAX_ROUNDS)
+		return UBLK_BPF_IO_PASS;
+	return plan_read(ctx, done, 0);
+}
+
+char _license[] SEC("license") = "GPL";

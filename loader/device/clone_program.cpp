@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: MIT
+#include "device/clone_program.h"
+
+#include <bpf/bpf.h>
+#include <fcntl.h>
+#include <ublk_bpf_maps.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include "ctrl/executor.h"
+#include "device/bpf.h"
+#include "device/device.h"
+#include "prog/face.h"
+#include "prog/maps.h"
+#include "sys/ring.h"
+#include "sys/sizes.h"
+
+namespace ublk {
+
+namespace {
+
+constexpr const char* kControl = "/dev/ublk-control";
+constexpr const char* kProgram = "clone";
+constexpr uint32_t kWordBytes = sizeof(uint64_t);
+constexpr uint32_t kSharedBytes = sizeof(ublk_bpf_clone);
+
+// Beside this command in its build tree, or where it is installed.
+Result<std::string> find_object() {
+  std::error_code ignored;
+  const auto dir =
+      std::filesystem::read_symlink("/proc/self/exe", ignored).parent_path();
+  std::string tried;
+  for (const char* where : {"../bpf", "../lib/ublk-bpf/bpf"}) {
+    const auto path = (dir / where / "clone.bpf.o").lexically_normal();
+    if (std::filesystem::exists(path, ignored)) return path.string();
+    tried += (tried.empty() ? "" : " nor ") + path.string();
+  }
+  return fail(ENOENT, "clone.bpf.o: is neither {}", tried);
+}
+
+uint64_t words_of_top(const LayerHeader& header) {
+  return BlockMap::words_for(header.nr_blocks()) +
+         BlockMap::unsaved_words_for(header.nr_blocks());
+}
+
+uint64_t all_words(const LayerChain& chain) {
+  const LayerHeader& top = chain.layers.front().header();
+  return words_of_top(top) +
+         (chain.layers.size() - 1) * BlockMap::words_for(top.nr_blocks());
+}
+
+Result<void> check_chain(const LayerChain& chain) {
+  const auto no = [](std::string what) {
+    return fail(EOPNOTSUPP, "{}: the server serves it alone", what);
+  };
+  const LayerHeader& top = chain.layers.front().header();
+  for (const Layer& layer : chain.layers) {
+    if (layer.header().block_bytes != top.block_bytes)
+      return no(fmt("{}: has blocks of another size than the layer above",
+                    layer.file().path));
+    if (layer.header().size_bytes != top.size_bytes)
+      return no(
+          fmt("{}: has another size than the layer above", layer.file().path));
+  }
+  if (chain.layers.size() + (chain.base ? 1 : 0) > UBLK_BPF_MAX_FILES)
+    return no(fmt("{}: has more layers than a program has files",
+                  chain.layers.front().file().path));
+  if (chain.base) {
+    const uint64_t unit = std::max<uint64_t>(chain.base->offset_align, 512);
+    if (chain.base->size_bytes % unit)
+      return no(fmt("{}: has {} bytes, which is no multiple of {}",
+                    chain.base->path, chain.base->size_bytes, unit));
+  }
+  if (all_words(chain) > UINT32_MAX)
+    return no(fmt("{}: has more blocks than a map",
+                  chain.layers.front().file().path));
+  return {};
+}
+
+// Descriptors of their own: a lock goes with the server's.
+Result<std::vector<Backing>> open_files(const LayerChain& chain) {
+  std::vector<Backing> files;
+  const auto add = [&files](const Backing& file,
+                            bool read_only) -> Result<void> {
+    files.push_back(TRY(Backing::open(file.path, {.read_only = read_only,
+                                                  .buffered = !file.direct,
+                                                  .again = file.fd.get()})));
+    return {};
+  };
+  for (const Layer& layer : chain.layers)
+    TRY(add(layer.file(), !files.empty()));
+  if (chain.base) TRY(add(*chain.base, true));
+  return files;
+}
+
+Result<void> set_knobs(Knobs& knobs, const LayerChain& chain) {
+  const LayerHeader& top = chain.layers.front().header();
+  const uint64_t sectors = top.block_bytes >> kSectorShift;
+  const std::pair<const char*, uint64_t> values[] = {
+      {"block_shift", shift_of(static_cast<uint32_t>(sectors))},
+      {"nr_sectors", top.size_bytes >> kSectorShift},
+      {"nr_words", BlockMap::words_for(top.nr_blocks())},
+      {"nr_marks", BlockMap::unsaved_words_for(top.nr_blocks())},
+      {"nr_layers", chain.layers.size()},
+      {"base_sectors",
+       chain.base
+           ? std::min(chain.base->size_bytes, top.size_bytes) >> kSectorShift
+           : 0},
+      {"top_offset", chain.layers.front().data_offset()}};
+  for (const auto& [name, value] : values)
+    TRY(knobs.set(name, fmt("{}", value)));
+  return {};
+}
+
+Result<UniqueFd> make_map(const char* name, uint32_t value_bytes,
+                          uint64_t entries) {
+  bpf_map_create_opts options{};
+  options.sz = sizeof(options);
+  options.map_flags = BPF_F_MMAPABLE;
+  const int fd =
+      bpf_map_create(BPF_MAP_TYPE_ARRAY, name, sizeof(uint32_t), value_bytes,
+                     static_cast<uint32_t>(entries), &options);
+  if (const int code = errno_of(fd)) return fail_sys(code, "map {}", name);
+  return UniqueFd(fd);
+}
+
+// ENOENT: it has gone, and its id may be another map's by now.
+Result<UniqueFd> find_map(uint32_t id, const char* name, uint32_t value_bytes,
+                          uint64_t entries) {
+  UniqueFd fd = TRY(open_map(id));
+  const MapInfo info = TRY(map_info(fd.get()));
+  if (info.name != name || info.value_bytes != value_bytes ||
+      info.max_entries < entries || !(info.flags & BPF_F_MMAPABLE))
+    return fail(ENOENT, "map {}: is not the clone's {}", id, name);
+  return fd;
+}
+
+// Bits of the layers below the top, which nobody changes.
+void fill_below(const LayerChain& chain, std::span<uint64_t> words) {
+  const uint64_t nr_words =
+      BlockMap::words_for(chain.layers.front().header().nr_blocks());
+  for (size_t i = 1; i < chain.layers.size(); i++) {
+    const BlockMap& map = chain.layers[i].blocks();
+    const auto to = words.subspan((i - 1) * nr_words, nr_words);
+    for (uint64_t block = 0; block < map.nr_blocks();) {
+      const uint64_t run = map.run(block, map.nr_blocks() - block);
+      if (map.present(block))
+        for (uint64_t b = block; b < block + run; b++)
+          to[b / 64] |= uint64_t{1} << (b % 64);
+      block += run;
+    }
+  }
+}
+
+// For Drains: on a ring of the thread that calls it.
+std::function<Result<void>()> drain_of(UniqueFd control, uint32_t dev_id) {
+  auto fd = std::make_shared<UniqueFd>(std::move(control));
+  auto ring = std::make_shared<std::optional<Ring>>();
+  return [fd, ring, dev_id]() -> Result<void> {
+    if (!*ring) *ring = TRY(Ring::for_control());
+    ublksrv_ctrl_cmd command{};
+    command.dev_id = dev_id;
+    command.queue_id = static_cast<uint16_t>(-1);
+    const int ret = execute_control((*ring)->get(), fd->get(),
+                                    UBLK_U_CMD_DRAIN_BPF, command);
+    const int code = errno_of(ret);
+    // Then nobody has planned anything.
+    if (code == ENOENT || !code) return {};
+    return fail_sys(code, "drain");
+  };
+}
+
+}  // namespace
+
+Result<void> CloneProgram::find_maps(CloneMaps maps, uint64_t words) {
+  bits_ = TRY(find_map(maps.bits, UBLK_BPF_CLONE_BITS, kWordBytes, words));
+  shared_ = TRY(find_map(maps.shared, UBLK_BPF_CLONE_MAP, kSharedBytes, 1));
+  maps_ = maps;
+  return {};
+}
+
+Result<void> CloneProgram::load(const LayerChain& chain) {
+  const FaceInfo face = detect_face();
+  if (face.face == Face::none)
+    return fail(EOPNOTSUPP,
+                "this kernel has no ublk programs: the server serves alone");
+  const uint64_t words = all_words(chain);
+  ProgramObject object = TRY(ProgramObject::open(TRY(find_object()), face));
+  TRY_IN(object.path(), set_knobs(object.knobs(), chain));
+  bits_ = TRY(make_map(UBLK_BPF_CLONE_BITS, kWordBytes, words));
+  shared_ = TRY(make_map(UBLK_BPF_CLONE_MAP, kSharedBytes, 1));
+  TRY(object.size_map(UBLK_BPF_CLONE_BITS, static_cast<uint32_t>(words)));
+  const MapInfo bits = TRY(map_info(bits_.get()));
+  const MapInfo shared = TRY(map_info(shared_.get()));
+  TRY(object.use_map(bits));
+  TRY(object.use_map(shared));
+  TRY(object.load(kProgram));
+  maps_ = {.bits = bits.id, .shared = shared.id};
+  files_ = TRY(open_files(chain));
+  object_ = std::move(object);
+  return {};
+}
+
+Result<std::unique_ptr<CloneProgram>> CloneProgram::open(const Target& target,
+                                                         CloneMaps maps) {
+  const LayerChain& chain = target.clone->chain();
+  TRY(check_chain(chain));
+  std::unique_ptr<CloneProgram> program(new CloneProgram());
+  program->control_ = TRY(UniqueFd::open(kControl, O_RDWR));
+  if (maps.bits && program->find_maps(maps, all_words(chain))) return program;
+  // There were none, or the server before this one has ended before it could
+  // attach the program, and has saved what it wrote.
+  TRY(program->load(chain));
+  return program;
+}
+
+Result<void> CloneProgram::connect(Target& target, uint32_t dev_id) {
+  Clone& clone = *target.clone;
+  const LayerChain& chain = clone.chain();
+  const uint64_t words = all_words(chain);
+  const bool fresh = !is_attached();
+  ublk_bpf_clone* shared = nullptr;
+  const auto make = [&](const LayerHeader&, uint64_t) -> Result<Clone::Memory> {
+    Clone::Memory memory;
+    memory.region = TRY(MmapRegion::shared(bits_.get(), words * kWordBytes));
+    memory.shared = TRY(MmapRegion::shared(shared_.get(), kSharedBytes));
+    const std::span all{reinterpret_cast<uint64_t*>(memory.region.data()),
+                        words};
+    const uint64_t top = words_of_top(clone.header());
+    memory.words = all.first(top);
+    shared = reinterpret_cast<ublk_bpf_clone*>(memory.shared.data());
+    if (fresh) fill_below(chain, all.subspan(top));
+    for (size_t i = 0; i < chain.layers.size(); i++)
+      shared->data_offset[i] = chain.layers[i].data_offset();
+    return memory;
+  };
+  TRY(clone.take(make, !fresh));
+  clone.keep_map(!fresh);
+  clone.serve_with(shared, drain_of(std::move(control_), dev_id));
+  return {};
+}
+
+Result<AttachedState> CloneProgram::attach(Control& control, uint32_t dev_id,
+                                           Clone& clone) {
+  AttachedState attached{.prog_id = TRY(object_->id()),
+                         .program = kProgram,
+                         .object = object_->path(),
+                         .files = {},
+                         .knobs = object_->knobs().values()};
+  ublk_bpf_attach arg{};
+  arg.prog_fd = object_->fd();
+  arg.complete_fd = object_->complete_fd();
+  arg.flags = UBLK_BPF_ATTACH_F_COMPLETE;
+  for (const Backing& file : files_) {
+    arg.fds[arg.nr_files++] = file.fd.get();
+    attached.files.push_back(file.path);
+  }
+  TRY_IN(object_->path(), control.attach_bpf(dev_id, arg));
+  clone.keep_map(true);
+  return attached;
+}
+
+Result<void> attach_clone(Workplace& place, CloneProgram& program,
+                          uint32_t dev_id, Clone& clone) {
+  auto attached = TRY(program.attach(place.control, dev_id, clone));
+  return place.states.change(dev_id, [&](DeviceState& state) {
+    state.attached = std::move(attached);
+  });
+}
+
+Result<Clone::Memory> map_bits(CloneMaps maps, uint64_t words) {
+  const UniqueFd bits =
+      TRY(find_map(maps.bits, UBLK_BPF_CLONE_BITS, kWordBytes, words));
+  Clone::Memory memory;
+  memory.region = TRY(MmapRegion::shared(bits.get(), words * kWordBytes));
+  memory.words = {reinterpret_cast<uint64_t*>(memory.region.data()), words};
+  return memory;
+}
+
+}  // namespace ublk

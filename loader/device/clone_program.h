@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "ctrl/control.h"
+#include "device/state.h"
+#include "device/workplace.h"
+#include "prog/object.h"
+#include "server/clone.h"
+#include "server/target.h"
+#include "sys/backing.h"
+#include "sys/error.h"
+#include "sys/unique_fd.h"
+
+namespace ublk {
+
+// The program half of a clone, clone.bpf.o, and the maps that it has in common
+// with the server. They outlive the server as long as it is attached. Opened,
+// and loaded, while the server has all mounts.
+class CloneProgram {
+ public:
+  // With the ids of the maps of a program that is attached, those; else new
+  // ones, and the program is loaded for attach(). EOPNOTSUPP: a kernel or a
+  // chain with which the program cannot serve, says why. ENOENT: it is not
+  // installed.
+  static Result<std::unique_ptr<CloneProgram>> open(const Target& target,
+                                                    CloneMaps maps);
+
+  // Before the queues of the clone run: makes it theirs, with the map for its
+  // memory.
+  Result<void> connect(Target& target, uint32_t dev_id);
+  CloneMaps maps() const { return maps_; }
+  bool is_attached() const { return !object_; }
+  // To the live device. From then on the map outlives the server.
+  Result<AttachedState> attach(Control& control, uint32_t dev_id, Clone& clone);
+
+ private:
+  CloneProgram() = default;
+  Result<void> find_maps(CloneMaps maps, uint64_t words);
+  Result<void> load(const LayerChain& chain);
+
+  std::optional<ProgramObject> object_;
+  std::vector<Backing> files_;
+  UniqueFd control_;  // for drains
+  CloneMaps maps_{};
+  UniqueFd bits_;
+  UniqueFd shared_;
+};
+
+// Attaches it and notes that in the device's state.
+Result<void> attach_clone(Workplace& place, CloneProgram& program,
+                          uint32_t dev_id, Clone& clone);
+
+// The top's words of a clone's map of bits (Layer::OpenOptions::memory), for
+// writing out what the disk lacks of it. ENOENT: the map is gone.
+Result<Clone::Memory> map_bits(CloneMaps maps, uint64_t words);
+
+}  // namespace ublk
