@@ -37,7 +37,7 @@ TEST_F(CloneModel, QueuesThatWriteToTheSameBlocksLoseNothing) {
           Request one(served, UBLK_IO_OP_WRITE, sector_of(block, t), kSector,
                       bytes_of(kSector, block * kThreads + t), ring->get());
           if (one.finish() != static_cast<int>(kSector)) failed++;
-          if (block % 64 == t * 8 &&
+          if (block % 64 == uint64_t{t} * 8 &&
               Request(served, UBLK_IO_OP_FLUSH, 0, 0, {}, ring->get()).finish())
             failed++;
         }
