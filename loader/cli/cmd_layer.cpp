@@ -175,6 +175,18 @@ std::string extent_to_text(const LayerChain& chain, const LayerExtent& extent) {
                      : fmt("{}  {} at {}", part, file, extent.offset);
 }
 
+json change_to_json(const LayerChange& change) {
+  return {{"start", change.start},
+          {"length", change.length},
+          {"zero", change.zero},
+          {"data", !change.zero}};
+}
+
+std::string change_to_text(const LayerChange& change) {
+  return fmt("{:>14} {:>14}  {}", change.start, change.length,
+             change.zero ? "zeroes" : "data");
+}
+
 // EINVAL: used wrongly.
 Result<Layer::CreateOptions> layer_request(const LayerOptions& options) {
   Layer::CreateOptions request{.path = options.file, .base = options.base};
@@ -273,6 +285,21 @@ void define_layer_list(Arguments& command, Options& options) {
       "  ublk-bpf layer list vm1.delta --json");
 }
 
+void define_layer_diff(Arguments& command, Options& options) {
+  LayerOptions& layer = options.layer;
+  command.text("file", layer.file, "FILE", "a layer", true);
+  command.text("--since", layer.since, "LAYER", "one of those that it is on",
+               true);
+  command.footer(
+      "Shows what has changed on the disk since it was that of another layer: "
+      "offset and length in bytes, and whether it has data or reads as zeroes "
+      "now. Who has a copy of that one needs no more than this, as a backup "
+      "does. Shows the state that is saved; a device that uses the layer may "
+      "have more.\n"
+      "Examples:\n"
+      "  ublk-bpf layer diff vm1.delta --since monday.delta --json");
+}
+
 int run_layer_create(const Options& options) {
   const auto request = layer_request(options.layer);
   if (!request) return report(request.error(), options.json, kUsedWrongly);
@@ -329,6 +356,25 @@ int run_layer_list(const Options& options) {
           text += (text.empty() ? "" : ",") + dump(extent_to_json(extent));
         else
           say(extent_to_text(*chain, extent));
+        return {};
+      });
+  if (!done) return report(done.error(), options.json);
+  if (options.json) say("[" + text + "]");
+  return kDone;
+}
+
+int run_layer_diff(const Options& options) {
+  const auto chain = LayerChain::open(options.layer.file, {}, Layer::Use::look);
+  if (!chain) return report(chain.error(), options.json);
+  const auto depth = depth_of_layer(*chain, options.layer.since);
+  if (!depth) return report(depth.error(), options.json);
+  std::string text;
+  const auto done = for_each_change(
+      *chain, *depth, [&](const LayerChange& change) -> Result<void> {
+        if (options.json)
+          text += (text.empty() ? "" : ",") + dump(change_to_json(change));
+        else
+          say(change_to_text(change));
         return {};
       });
   if (!done) return report(done.error(), options.json);

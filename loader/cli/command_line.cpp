@@ -119,6 +119,8 @@ const std::vector<Command>& commands() {
        define_layer_check, run_layer_check, false},
       {"layer list", nullptr, "show which layer has which part of the disk",
        define_layer_list, run_layer_list, false},
+      {"layer diff", nullptr, "show what has changed since a layer below",
+       define_layer_diff, run_layer_diff, false},
       {"probe", nullptr, "show what this kernel offers", define_probe,
        run_probe, false},
       {"bench", nullptr, "measure what an I/O costs, and who pays",

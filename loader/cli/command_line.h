@@ -89,6 +89,7 @@ struct LayerOptions {
   std::string base_format;
   std::string size;
   std::string block_size = "4K";
+  std::string since;
   bool chain = false;
   bool repair = false;
 };
@@ -172,6 +173,7 @@ void define_layer_create(Arguments& command, Options& options);
 void define_layer_info(Arguments& command, Options& options);
 void define_layer_check(Arguments& command, Options& options);
 void define_layer_list(Arguments& command, Options& options);
+void define_layer_diff(Arguments& command, Options& options);
 int run_add(const Options& options);
 int run_attach(const Options& options);
 int run_detach(const Options& options);
@@ -196,6 +198,7 @@ int run_layer_create(const Options& options);
 int run_layer_info(const Options& options);
 int run_layer_check(const Options& options);
 int run_layer_list(const Options& options);
+int run_layer_diff(const Options& options);
 
 struct Command {
   const char* name;   // one word, or as "layer create" that of a group before

@@ -2,6 +2,7 @@
 #include "layer/extents.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <optional>
 
 #include "layer/layer_file.h"
@@ -117,6 +118,44 @@ Result<void> for_each_extent(
   TRY(Walker(chain, joiner)
           .walk(0, 0, chain.layers.front().header().size_bytes));
   return joiner.flush();
+}
+
+Result<void> for_each_change(
+    const LayerChain& chain, uint32_t depth,
+    const std::function<Result<void>(const LayerChange&)>& with) {
+  const uint64_t known = chain.layers[depth].header().size_bytes;
+  LayerChange last;
+  TRY(for_each_extent(chain, [&](const LayerExtent& extent) -> Result<void> {
+    LayerChange next{extent.start, extent.length, extent.zero};
+    const uint64_t end = extent.start + extent.length;
+    if (extent.depth >= depth) {
+      if (end <= known) return {};
+      next.start = std::max(extent.start, known);
+      next.length = end - next.start;
+    }
+    if (last.length && last.zero == next.zero &&
+        last.start + last.length == next.start) {
+      last.length += next.length;
+      return {};
+    }
+    if (last.length) TRY(with(last));
+    last = next;
+    return {};
+  }));
+  if (!last.length) return {};
+  return with(last);
+}
+
+Result<uint32_t> depth_of_layer(const LayerChain& chain,
+                                const std::string& path) {
+  const Layer wanted = TRY(Layer::open(path, {}));
+  const auto it = std::ranges::find_if(chain.layers, [&](const Layer& layer) {
+    return layer.header().uuid == wanted.header().uuid;
+  });
+  if (it != chain.layers.end())
+    return static_cast<uint32_t>(it - chain.layers.begin());
+  return fail(ENOENT, "{}: is none of the layers that {} is on", path,
+              chain.layers.front().file().path);
 }
 
 }  // namespace ublk

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <string>
 
 #include "layer/layer.h"
 #include "sys/error.h"
@@ -26,5 +27,24 @@ struct LayerExtent {
 Result<void> for_each_extent(
     const LayerChain& chain,
     const std::function<Result<void>(const LayerExtent&)>& with);
+
+// A part of a disk that is not, or may not be, what it was.
+struct LayerChange {
+  uint64_t start = 0;   // bytes, of the disk
+  uint64_t length = 0;  // bytes
+  bool zero = false;    // reads as zeroes now
+};
+
+// What the layers above the one of this depth have, and where the topmost one's
+// disk is longer: what a copy of that layer's disk lacks. In ascending order,
+// neighbours of a kind as one. A failure of `with` ends it.
+Result<void> for_each_change(
+    const LayerChain& chain, uint32_t depth,
+    const std::function<Result<void>(const LayerChange&)>& with);
+
+// Of the layer in the chain that this file is, by its UUID. ENOENT: it is none
+// of them.
+Result<uint32_t> depth_of_layer(const LayerChain& chain,
+                                const std::string& path);
 
 }  // namespace ublk

@@ -41,6 +41,20 @@ class LayerExtents : public LayerDir {
     return all;
   }
   using All = std::vector<std::string>;
+  // In blocks: "start+length", and whether it is zeroes.
+  All changes(const std::string& name, const std::string& since) {
+    const auto chain = LayerChain::open(at(name), {}, Layer::Use::look);
+    const auto depth = depth_of_layer(*chain, at(since));
+    if (!depth) return {depth.error().code_name()};
+    All all;
+    EXPECT_TRUE(for_each_change(
+        *chain, *depth, [&](const LayerChange& c) -> Result<void> {
+          all.push_back(fmt("{}+{} {}", c.start / kBlock, c.length / kBlock,
+                            c.zero ? "zero" : "data"));
+          return {};
+        }));
+    return all;
+  }
 };
 
 TEST_F(LayerExtents, OfAnEmptyLayerAreOfNobody) {
@@ -102,6 +116,47 @@ TEST_F(LayerExtents, EndWithAFailure) {
                                        return fail(EPIPE, "enough");
                                      })),
             EPIPE);
+}
+
+TEST_F(LayerExtents, ChangesAreWhatTheLayersAboveHave) {
+  write("raw", std::string(40 * kBlock, 'x'));
+  make("a", {.size_bytes = kMiB, .base = "raw"});
+  {
+    Layer a = top("a");
+    put(a, 2, 4);
+    put(a, 50, 1);
+  }
+  make("b", {.base = "a"});
+  {
+    Layer b = top("b");
+    put(b, 4, 4);
+    b.blocks().set(8, 1);  // a hole: discarded
+    EXPECT_TRUE(b.save());
+  }
+  make("c", {.base = "b"});
+  {
+    Layer c = top("c");
+    put(c, 7, 1);
+    put(c, 9, 1);
+    put(c, 200, 2);
+  }
+  EXPECT_EQ(changes("c", "b"), (All{"7+1 data", "9+1 data", "200+2 data"}));
+  EXPECT_EQ(changes("c", "a"),
+            (All{"4+4 data", "8+1 zero", "9+1 data", "200+2 data"}));
+  EXPECT_EQ(changes("c", "c"), All{});
+  make("d", {.size_bytes = kMiB});
+  EXPECT_EQ(changes("c", "d"), All{"ENOENT"}) << "it is on none of that name";
+}
+
+TEST_F(LayerExtents, OfALongerDiskTheRestIsAChange) {
+  make("a", {.size_bytes = kMiB});
+  make("b", {.size_bytes = 2 * kMiB, .base = "a"});
+  {
+    Layer b = top("b");
+    put(b, 300, 1);
+  }
+  EXPECT_EQ(changes("b", "a"),
+            (All{"256+44 zero", "300+1 data", "301+211 zero"}));
 }
 
 }  // namespace
