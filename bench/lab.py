@@ -142,6 +142,7 @@ class FileDisk:
             raise Failed(f"/dev/ram0 is smaller than {self.FRONT_MIB} MiB")
         self.data = data = null_blk("data", data_mib, 0)
         self.data_sectors = size = data_mib * MIB // 512
+        self.kept = []  # first sector and sectors of what is in memory, and in which
         try:
             dev = dm.create("bench", [(0, front, "linear", "/dev/ram0 0"), (front, size, "linear", f"{data} 0")])
         except OSError as e:
@@ -170,11 +171,13 @@ class FileDisk:
         first, sectors, front = start * 8, mib * MIB // 512, self.FRONT_MIB * MIB // 512
         if length * 8 < sectors:
             raise Failed(f"{path}: ext4 does not put its first {mib} MiB in one place")
-        memory = null_blk("kept", mib, 1)
-        end = front + self.data_sectors
-        dm.load("bench", [(0, front, "linear", "/dev/ram0 0"), (front, first - front, "linear", f"{self.data} 0"),
-                          (first, sectors, "linear", f"{memory} 0"),
-                          (first + sectors, end - first - sectors, "linear", f"{self.data} {first + sectors - front}")])
+        self.kept.append((first, sectors, null_blk(f"kept{len(self.kept)}", mib, 1)))
+        table, at = [(0, front, "linear", "/dev/ram0 0")], front
+        for first, sectors, memory in [*sorted(self.kept), (front + self.data_sectors, 0, None)]:
+            table.append((at, first - at, "linear", f"{self.data} {at - front}"))
+            table.append((first, sectors, "linear", f"{memory} 0"))
+            at = first + sectors
+        dm.load("bench", [line for line in table if line[1]])
 
     def file(self, name, size_mib, kept_mib=0):
         """

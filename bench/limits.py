@@ -37,6 +37,9 @@ RATIOS = [
     Ratio("program", "kernel loop", {(4096, 1): 0.55, (4096, 32): 0.97, (65536, 1): 0.97, (65536, 32): 0.97}, backing=FILE),
     Ratio("program, mounted", "kernel loop", {(4096, 1): 0.60, (4096, 32): 0.95}, backing=FILE, rws=("read",)),
     Ratio("program, buffered", "kernel loop, buffered", {(4096, 1): 0.80, (4096, 32): 0.90}, backing=FILE, rws=("read",)),
+    # Blocks that a clone finds in its layer, or below it.
+    Ratio("clone, base", "program", everywhere(1.05, 1.05), backing=FILE, rws=("read",)),
+    Ratio("clone, delta", "program", everywhere(1.05, 1.05), backing=FILE),
 ]
 PEER_RATIO = 1.00  # our server / kublk, on the same data path
 # Our null target as it is by default. kublk completes reads on the request's own pages without touching them, so a reader gets whatever they
@@ -138,7 +141,7 @@ def judge_cells(cells):
     for c in figures.differences("server", "server, --no-bpf", NO_PROGRAM_INSNS):
         checks.append(c if c["ok"] else unless_within_spread(c, cells))
     checks += judge_peers(figures)
-    redirected = [c for c in cells if c["path"].startswith("program") and c["path"] != "program, passing" and c["server_wakeups"] is not None]
+    redirected = [c for c in cells if c["path"].startswith(("program", "clone")) and c["path"] != "program, passing" and c["server_wakeups"] is not None]
     if redirected:
         ios = sum(c["ios"] * len(c["rounds"]) for c in redirected)
         woken = sum(c["server_wakeups"] for c in redirected)

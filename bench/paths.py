@@ -12,6 +12,7 @@ import stat
 from contextlib import ExitStack
 from pathlib import Path
 
+import clones
 import lab
 import mapped
 from lab import Failed
@@ -191,6 +192,7 @@ FILE_WAYS = [
     Way("kernel loop, buffered", "drivers/block/loop.c through the page cache, all of it there", cached(buffered_loop)),
     Way("program, buffered", "loop.bpf.o through the page cache, all of it there", cached(program("loop", "--buffered"))),
     Way("program, mounted", "loop.bpf.o, a file system mounted on the device", mounted(program("loop")), kept_mib=FIRST_KEPT_MIB),
+    *clones.WAYS,
 ]
 ALL = PATHS + [w for w in mapped.WAYS if w is not mapped.LINEAR] + POLICIES + [COMPLETION] + FILE_WAYS
 NEVER = [{"path": "io_uring BPF loop", "why": "nobody keeps one"}]
