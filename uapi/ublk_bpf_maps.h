@@ -77,6 +77,7 @@ struct ublk_bpf_mirror {
  * @busy: bit N: the server is at work on a block that has this number modulo
  *	64 and is not in the top layer; the program leaves it alone
  * @pad: 0
+ * @layer: the top layer's UUID
  * @data_offset: by layer, the top layer first: where in its file block 0 is,
  *	bytes
  *
@@ -89,15 +90,16 @@ struct ublk_bpf_clone {
 	__u64	unsaved;
 	__u64	busy;
 	__u64	pad;
+	__u8	layer[16];
 	__u64	data_offset[UBLK_BPF_CLONE_LAYERS];
 };
 
 #ifdef __cplusplus
-static_assert(sizeof(struct ublk_bpf_clone) == 176, "layout");
+static_assert(sizeof(struct ublk_bpf_clone) == 192, "layout");
 static_assert(sizeof(struct ublk_bpf_mirror) == 8, "layout");
 static_assert(sizeof(struct ublk_bpf_latency) == 336, "layout");
 #else
-_Static_assert(sizeof(struct ublk_bpf_clone) == 176, "layout");
+_Static_assert(sizeof(struct ublk_bpf_clone) == 192, "layout");
 _Static_assert(sizeof(struct ublk_bpf_mirror) == 8, "layout");
 _Static_assert(sizeof(struct ublk_bpf_latency) == 336, "layout");
 #endif

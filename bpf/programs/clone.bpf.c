@@ -353,13 +353,15 @@ static __always_inline int change(struct ublk_bpf_ctx *ctx)
 
 	if (!state)
 		return UBLK_BPF_IO_PASS;
-	if (ctx->flags & UBLK_IO_F_FUA && !is_saved(state))
-		return UBLK_BPF_IO_PASS;
 	/* a part of a block keeps its data, as with the server */
 	if (ctx->op == UBLK_IO_OP_DISCARD && !whole_blocks(ctx))
 		return UBLK_BPF_IO_PASS;
-	if (all_present(b))
+	if (all_present(b)) {
+		/* after the bits were seen: they may be new */
+		if (ctx->flags & UBLK_IO_F_FUA && !is_saved(state))
+			return UBLK_BPF_IO_PASS;
 		return queue_whole(ctx, 0, top_offset, 0);
+	}
 	if (ctx->op != UBLK_IO_OP_WRITE || ctx->flags & UBLK_IO_F_FUA ||
 	    !whole_blocks(ctx) || b.nr > (MAX_WORDS - 1) * 64 ||
 	    is_busy(state, b))
@@ -389,6 +391,24 @@ UBLK_BPF(clone)
 	}
 }
 
+/*
+ * Full barriers: of those whose result is not used clang makes instructions that
+ * fetch nothing, which order nothing.
+ */
+static __always_inline void set_bits(__u64 *word, __u64 bits)
+{
+	__u64 before = __sync_fetch_and_or(word, bits);
+
+	asm volatile("" : : "r"(before));
+}
+
+static __always_inline void count(__u64 *word)
+{
+	__u64 before = __sync_fetch_and_add(word, 1);
+
+	asm volatile("" : : "r"(before));
+}
+
 /* that the file lacks the bit of this block; after the bit was set */
 static __always_inline void mark(__u64 block)
 {
@@ -396,7 +416,7 @@ static __always_inline void mark(__u64 block)
 
 	word = word_at(nr_words + (sector >> 6));
 	if (word)
-		__sync_fetch_and_or(word, 1ULL << (sector & 63));
+		set_bits(word, 1ULL << (sector & 63));
 }
 
 /* their data is there: whoever reads from here on has it */
@@ -407,11 +427,11 @@ static __always_inline void make_present(struct blocks b)
 	__u32 i;
 
 	if (state)
-		__sync_fetch_and_add(&state->begun, 1);
+		count(&state->begun);
 	for (i = 0; i < MAX_WORDS && b.nr; i++) {
 		word = word_at(b.first >> 6);
 		if (word)
-			__sync_fetch_and_or(word, mask_of(b.first, b.nr));
+			set_bits(word, mask_of(b.first, b.nr));
 		nr = 64 - (b.first & 63);
 		if (nr > b.nr)
 			nr = b.nr;
@@ -422,7 +442,7 @@ static __always_inline void make_present(struct blocks b)
 	mark(first);
 	mark(last);
 	if (state)
-		__sync_fetch_and_add(&state->done, 1);
+		count(&state->done);
 }
 
 UBLK_BPF_COMPLETE(clone)

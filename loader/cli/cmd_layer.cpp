@@ -2,10 +2,12 @@
 #include <sys/stat.h>
 
 #include <cerrno>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "cli/command_line.h"
 #include "cli/output.h"
+#include "device/overlap.h"
 #include "layer/check.h"
 #include "layer/extents.h"
 #include "sys/json_names.h"
@@ -217,6 +219,18 @@ Result<Layer::CreateOptions> layer_request(const LayerOptions& options) {
   return request;
 }
 
+// A device may be without a server, and so without the layer's lock.
+Result<void> check_free(const std::string& layer) {
+  return check_no_device_has(StateStore::open_existing(), layer);
+}
+
+Result<LayerHeader> create_layer(const Layer::CreateOptions& request) {
+  if (!request.base.empty())
+    TRY(check_free(std::filesystem::path(request.path).parent_path() /
+                   request.base));
+  return Layer::create(request);
+}
+
 }  // namespace
 
 void define_layer_create(Arguments& command, Options& options) {
@@ -303,7 +317,7 @@ void define_layer_diff(Arguments& command, Options& options) {
 int run_layer_create(const Options& options) {
   const auto request = layer_request(options.layer);
   if (!request) return report(request.error(), options.json, kUsedWrongly);
-  if (const auto made = Layer::create(*request); !made)
+  if (const auto made = create_layer(*request); !made)
     return report(made.error(), options.json);
   const auto layer = Layer::open(options.layer.file, {});
   if (!layer) return report(layer.error(), options.json);
@@ -339,6 +353,9 @@ int run_layer_info(const Options& options) {
 
 int run_layer_check(const Options& options) {
   const std::string& path = options.layer.file;
+  if (options.layer.repair)
+    if (auto free = check_free(path); !free)
+      return report(free.error(), options.json);
   const auto check = check_layer(path, options.layer.repair);
   if (!check) return report(check.error(), options.json);
   say(options.json ? dump(check_to_json(path, *check))

@@ -5,10 +5,13 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <memory>
+#include <thread>
 #include <vector>
 
 #include "device/clone_program.h"
@@ -21,7 +24,11 @@ namespace ublk {
 
 namespace {
 
+using namespace std::chrono_literals;
+
 constexpr char kMagic[8] = "ublkmap";
+constexpr auto kLockWait = 2s;
+constexpr auto kRetryPeriod = 5ms;
 
 MapFileHeader header_of(const LayerHeader& layer, uint64_t words) {
   MapFileHeader header{};
@@ -139,15 +146,31 @@ Result<Layer> open_top(const DeviceState& state) {
   return layer;
 }
 
+// What an ended server had open is closed some time later.
+Result<void> take_patiently(Layer& layer, const Layer::OpenOptions& options) {
+  const auto until = std::chrono::steady_clock::now() + kLockWait;
+  for (;;) {
+    auto taken = layer.take(options);
+    if (taken || taken.error().code() != EBUSY ||
+        std::chrono::steady_clock::now() > until)
+      return taken;
+    std::this_thread::sleep_for(kRetryPeriod);
+  }
+}
+
 // Of a clone with its program, whose map may have gone with that.
 Result<void> write_bits_out(const DeviceState& state) {
+  if (auto map = open_map(state.clone_maps.bits);
+      !map && map.error().code() == ENOENT)
+    return {};
   Clone::Memory memory;
   Layer layer = TRY(open_top(state));
-  const auto words = [&](uint64_t count) -> Result<std::span<uint64_t>> {
-    memory = TRY(map_bits(state.clone_maps, count));
+  const auto words = [&](uint64_t) -> Result<std::span<uint64_t>> {
+    memory = TRY(map_bits(state.clone_maps, layer.header()));
     return memory.words;
   };
-  if (auto taken = layer.take({.memory = words, .adopt = true}); !taken) {
+  if (auto taken = take_patiently(layer, {.memory = words, .adopt = true});
+      !taken) {
     if (taken.error().code() == ENOENT) return {};
     return taken;
   }
@@ -170,16 +193,32 @@ Result<void> write_map_out(const StateStore& states, const DeviceState& state) {
                     map_words(map, header_of(layer.header(), count), false));
     return memory.words;
   };
-  TRY(layer.take({.memory = words, .adopt = true}));
+  TRY(take_patiently(layer, {.memory = words, .adopt = true}));
   TRY(layer.save());
   memory.note(true);
   return {};
 }
 
-UniqueFd hold_map(const DeviceState& state) {
-  if (!state.clone_maps.bits) return {};
-  auto fd = open_map(state.clone_maps.bits);
-  return fd ? std::move(*fd) : UniqueFd();
+Result<void> keep_map_file(const StateStore& states, const DeviceState& state) {
+  const auto layer = TRY(Layer::open(state.target.files[0], {}));
+  const auto memory = TRY(map_bits(state.clone_maps, layer.header()));
+  const std::string name = map_file_name(state.dev_id);
+  TRY(states.remove_file(name));
+  const UniqueFd fd = TRY(states.open_file(name, O_RDWR | O_CREAT | O_EXCL));
+  const auto kept = TRY_IN(
+      name,
+      map_words(fd, header_of(layer.header(), memory.words.size()), true));
+  std::ranges::copy(memory.words, kept.words.begin());
+  return states.change(state.dev_id,
+                       [](DeviceState& now) { now.clone_maps = {}; });
+}
+
+std::vector<UniqueFd> hold_maps(const DeviceState& state) {
+  std::vector<UniqueFd> held;
+  for (const uint32_t id : {state.clone_maps.bits, state.clone_maps.shared})
+    if (id)
+      if (auto fd = open_map(id)) held.push_back(std::move(*fd));
+  return held;
 }
 
 namespace {
@@ -207,9 +246,11 @@ std::optional<LayerUse> use_in_map(const StateStore& states, uint32_t dev_id) {
 std::optional<LayerUse> use_of_program(CloneMaps maps,
                                        const LayerHeader& layer) {
   if (!maps.bits) return std::nullopt;
-  const auto memory = map_bits(maps, BlockMap::words_for(layer.nr_blocks()));
+  const auto memory = map_bits(maps, layer);
   if (!memory) return std::nullopt;
-  return LayerUse{BlockMap(layer.nr_blocks(), memory->words, {}).count(),
+  const auto present =
+      memory->words.first(BlockMap::words_for(layer.nr_blocks()));
+  return LayerUse{BlockMap(layer.nr_blocks(), present, {}).count(),
                   layer.nr_blocks(), layer.block_bytes};
 }
 

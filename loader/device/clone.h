@@ -43,9 +43,14 @@ Result<void> connect_clone(const StateStore& states, uint32_t dev_id,
 // is done.
 Result<void> write_map_out(const StateStore& states, const DeviceState& state);
 
-// While this is open, write_map_out() finds the map of a clone that has its
-// program, also when that is gone. An invalid one if there is no such map.
-UniqueFd hold_map(const DeviceState& state);
+// The map of a clone's program becomes a file like that of one without, for the
+// next write_map_out(): where this one could not be done, and the program is
+// about to go.
+Result<void> keep_map_file(const StateStore& states, const DeviceState& state);
+
+// While they are open, write_map_out() finds the maps of a clone that has its
+// program, also when that is gone. Empty: there are none.
+std::vector<UniqueFd> hold_maps(const DeviceState& state);
 
 // How full each of a clone's layers is, in their order, as far as it can be
 // known: of the first what its device has now, of the others what is on disk.

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <optional>
 #include <string>
@@ -139,6 +140,21 @@ Result<UniqueFd> find_map(uint32_t id, const char* name, uint32_t value_bytes,
   return fd;
 }
 
+Result<UniqueFd> find_bits(CloneMaps maps, uint64_t words) {
+  return find_map(maps.bits, UBLK_BPF_CLONE_BITS, kWordBytes, words);
+}
+
+// Of this layer.
+Result<UniqueFd> find_shared(CloneMaps maps, const LayerHeader& layer) {
+  UniqueFd fd = TRY(find_map(maps.shared, UBLK_BPF_CLONE_MAP, kSharedBytes, 1));
+  const MmapRegion region = TRY(MmapRegion::shared(fd.get(), kSharedBytes));
+  const auto* shared = reinterpret_cast<ublk_bpf_clone*>(region.data());
+  static_assert(sizeof(shared->layer) == sizeof(layer.uuid));
+  if (std::memcmp(shared->layer, layer.uuid.data(), sizeof(layer.uuid)) != 0)
+    return fail(ENOENT, "map {}: is another layer's", maps.shared);
+  return fd;
+}
+
 // Bits of the layers below the top, which nobody changes.
 void fill_below(const LayerChain& chain, std::span<uint64_t> words) {
   const uint64_t nr_words =
@@ -176,18 +192,15 @@ std::function<Result<void>()> drain_of(UniqueFd control, uint32_t dev_id) {
 
 }  // namespace
 
-Result<void> CloneProgram::find_maps(CloneMaps maps, uint64_t words) {
-  bits_ = TRY(find_map(maps.bits, UBLK_BPF_CLONE_BITS, kWordBytes, words));
-  shared_ = TRY(find_map(maps.shared, UBLK_BPF_CLONE_MAP, kSharedBytes, 1));
-  maps_ = maps;
-  return {};
-}
-
-Result<void> CloneProgram::load(const LayerChain& chain) {
+Result<void> CloneProgram::load_object(const LayerChain& chain) {
   const FaceInfo face = detect_face();
   if (face.face == Face::none)
     return fail(EOPNOTSUPP,
                 "this kernel has no ublk programs: the server serves alone");
+  if (face.version == 1)
+    return fail(EOPNOTSUPP,
+                "this kernel's ublk programs have no completion half: the "
+                "server serves alone");
   const uint64_t words = all_words(chain);
   ProgramObject object = TRY(ProgramObject::open(TRY(find_object()), face));
   TRY_IN(object.path(), set_knobs(object.knobs(), chain));
@@ -205,16 +218,23 @@ Result<void> CloneProgram::load(const LayerChain& chain) {
   return {};
 }
 
-Result<std::unique_ptr<CloneProgram>> CloneProgram::open(const Target& target,
-                                                         CloneMaps maps) {
+Result<std::unique_ptr<CloneProgram>> CloneProgram::load(const Target& target) {
   const LayerChain& chain = target.clone->chain();
   TRY(check_chain(chain));
   std::unique_ptr<CloneProgram> program(new CloneProgram());
   program->control_ = TRY(UniqueFd::open(kControl, O_RDWR));
-  if (maps.bits && program->find_maps(maps, all_words(chain))) return program;
-  // There were none, or the server before this one has ended before it could
-  // attach the program, and has saved what it wrote.
-  TRY(program->load(chain));
+  TRY(program->load_object(chain));
+  return program;
+}
+
+Result<std::unique_ptr<CloneProgram>> CloneProgram::adopt(const Target& target,
+                                                          CloneMaps maps) {
+  const LayerChain& chain = target.clone->chain();
+  std::unique_ptr<CloneProgram> program(new CloneProgram());
+  program->control_ = TRY(UniqueFd::open(kControl, O_RDWR));
+  program->bits_ = TRY(find_bits(maps, all_words(chain)));
+  program->shared_ = TRY(find_shared(maps, target.clone->header()));
+  program->maps_ = maps;
   return program;
 }
 
@@ -234,14 +254,15 @@ Result<void> CloneProgram::connect(Target& target, uint32_t dev_id) {
     memory.words = all.first(top);
     shared = reinterpret_cast<ublk_bpf_clone*>(memory.shared.data());
     if (fresh) fill_below(chain, all.subspan(top));
+    std::memcpy(shared->layer, clone.header().uuid.data(),
+                sizeof(shared->layer));
     for (size_t i = 0; i < chain.layers.size(); i++)
       shared->data_offset[i] = chain.layers[i].data_offset();
     return memory;
   };
   TRY(clone.take(make, !fresh));
   clone.keep_map(!fresh);
-  clone.serve_with(shared, drain_of(std::move(control_), dev_id));
-  return {};
+  return clone.serve_with(shared, drain_of(std::move(control_), dev_id));
 }
 
 Result<AttachedState> CloneProgram::attach(Control& control, uint32_t dev_id,
@@ -272,9 +293,10 @@ Result<void> attach_clone(Workplace& place, CloneProgram& program,
   });
 }
 
-Result<Clone::Memory> map_bits(CloneMaps maps, uint64_t words) {
-  const UniqueFd bits =
-      TRY(find_map(maps.bits, UBLK_BPF_CLONE_BITS, kWordBytes, words));
+Result<Clone::Memory> map_bits(CloneMaps maps, const LayerHeader& layer) {
+  TRY(find_shared(maps, layer));
+  const uint64_t words = words_of_top(layer);
+  const UniqueFd bits = TRY(find_bits(maps, words));
   Clone::Memory memory;
   memory.region = TRY(MmapRegion::shared(bits.get(), words * kWordBytes));
   memory.words = {reinterpret_cast<uint64_t*>(memory.region.data()), words};

@@ -23,12 +23,13 @@ namespace ublk {
 // and loaded, while the server has all mounts.
 class CloneProgram {
  public:
-  // With the ids of the maps of a program that is attached, those; else new
-  // ones, and the program is loaded for attach(). EOPNOTSUPP: a kernel or a
-  // chain with which the program cannot serve, says why. ENOENT: it is not
-  // installed.
-  static Result<std::unique_ptr<CloneProgram>> open(const Target& target,
-                                                    CloneMaps maps);
+  // With maps of its own, loaded for attach(). EOPNOTSUPP: a kernel or a chain
+  // with which the program cannot serve, says why. ENOENT: it is not installed.
+  static Result<std::unique_ptr<CloneProgram>> load(const Target& target);
+  // Of a device to which it is attached, with the maps that it has. ENOENT:
+  // these are not the maps of this layer.
+  static Result<std::unique_ptr<CloneProgram>> adopt(const Target& target,
+                                                     CloneMaps maps);
 
   // Before the queues of the clone run: makes it theirs, with the map for its
   // memory.
@@ -40,8 +41,7 @@ class CloneProgram {
 
  private:
   CloneProgram() = default;
-  Result<void> find_maps(CloneMaps maps, uint64_t words);
-  Result<void> load(const LayerChain& chain);
+  Result<void> load_object(const LayerChain& chain);
 
   std::optional<ProgramObject> object_;
   std::vector<Backing> files_;
@@ -56,7 +56,8 @@ Result<void> attach_clone(Workplace& place, CloneProgram& program,
                           uint32_t dev_id, Clone& clone);
 
 // The top's words of a clone's map of bits (Layer::OpenOptions::memory), for
-// writing out what the disk lacks of it. ENOENT: the map is gone.
-Result<Clone::Memory> map_bits(CloneMaps maps, uint64_t words);
+// writing out what the disk lacks of it. ENOENT: the map is gone, or another
+// layer's.
+Result<Clone::Memory> map_bits(CloneMaps maps, const LayerHeader& layer);
 
 }  // namespace ublk

@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: MIT
 #include "device/overlap.h"
 
+#include <fcntl.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <optional>
 
 #include "device/device.h"
+#include "sys/file_identity.h"
 #include "sys/sizes.h"
+#include "sys/unique_fd.h"
 
 namespace ublk {
 
@@ -111,6 +115,26 @@ Result<void> check_claims(Control& control, const StateStore& states,
     for (const TargetSpec& claim : claims)
       if (const auto both = overlap(claim, *other))
         return std::unexpected(in_use(*both, device_name(dev_id)));
+  }
+  return {};
+}
+
+Result<void> check_no_device_has(const StateStore& states,
+                                 const std::string& layer) {
+  // Whoever needs it says what is wrong with it.
+  const auto fd = UniqueFd::open(layer, O_RDONLY);
+  if (!fd) return {};
+  const auto identity = FileIdentity::of(fd->get());
+  if (!identity) return {};
+  for (const uint32_t dev_id : states.ids()) {
+    const auto state = states.load(dev_id);
+    if (!state || !is_clone(state->target) || state->target.read_only ||
+        state->target.identities.empty() ||
+        !state->target.identities[0].same_as(*identity))
+      continue;
+    return std::unexpected(Error::plain(EBUSY, fmt("{}: {} writes to it", layer,
+                                                   device_name(dev_id)))
+                               .hint(fmt("ublk-bpf del -n {} first", dev_id)));
   }
   return {};
 }

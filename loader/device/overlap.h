@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "ctrl/control.h"
@@ -21,5 +22,10 @@ TargetSpec claim_of(const Target& target);
 Result<void> check_claims(Control& control, const StateStore& states,
                           const std::vector<TargetSpec>& claims,
                           const std::vector<uint32_t>& except = {});
+
+// Whether a device writes to this layer, be it one that waits for a server: it
+// has blocks that the layer lacks. EBUSY: names it.
+Result<void> check_no_device_has(const StateStore& states,
+                                 const std::string& layer);
 
 }  // namespace ublk

@@ -132,11 +132,27 @@ struct Heir {
   std::unique_ptr<CloneProgram> program{};  // of a clone that has one
 };
 
-// One that had none goes on without.
-Result<std::unique_ptr<CloneProgram>> open_program(const DeviceState& state,
+Result<bool> has_program(Control& control, uint32_t dev_id) {
+  const auto info = control.bpf_info(dev_id);
+  if (!info && info.error().code() == EOPNOTSUPP) return false;
+  return TRY(info).prog_id != 0;
+}
+
+// Of a clone that had one. If it is attached its map is the clone's, and no
+// other will do; else the server before this one has ended before it could
+// attach it, and has saved what it wrote.
+Result<std::unique_ptr<CloneProgram>> open_program(Workplace& place,
+                                                   const DeviceState& state,
                                                    const Target& target) {
   if (!target.clone || !state.clone_maps.bits) return nullptr;
-  return CloneProgram::open(target, state.clone_maps);
+  if (!TRY(has_program(place.control, state.dev_id)))
+    return CloneProgram::load(target);
+  auto program = CloneProgram::adopt(target, state.clone_maps);
+  if (!program && program.error().code() == ENOENT)
+    return std::unexpected(std::move(program).error().hint(
+        "its program goes on with the layer that it was attached with; del and "
+        "add serve another"));
+  return program;
 }
 
 // Makes the clone its new server's.
@@ -144,6 +160,10 @@ Result<void> connect(Workplace& place, Heir& heir) {
   const uint32_t dev_id = heir.before.dev_id;
   if (!heir.program)
     return connect_clone(place.states, dev_id, heir.target, true);
+  // Its server may have attached it just before it ended.
+  if (TRY(has_program(place.control, dev_id)) != heir.program->is_attached())
+    return fail(EAGAIN, "{}: its program has come or gone meanwhile: try again",
+                device_name(dev_id));
   TRY_IN(device_name(dev_id), heir.program->connect(heir.target, dev_id));
   return place.states.change(dev_id, [&](DeviceState& state) {
     state.clone_maps = heir.program->maps();
@@ -160,12 +180,18 @@ Result<Heir> examine(Workplace& place, const RecoverRequest& request,
   const bool live =
       how == Succession::of_a_live_one && before.state == UBLK_S_DEV_LIVE;
   if (live) TRY(check_takeover(before));
+  if (request.changed_file && state.clone_maps.bits)
+    return fail(EBUSY,
+                "{}: --changed-file: its program goes on with the layer that "
+                "it was attached with",
+                device_name(dev_id));
   if (request.changed_file) state.target.identities.clear();
   Target target = TRY_IN(device_name(dev_id), open_target(state.target));
   TRY(check_file(place.control, dev_id, target));
   state.target.identities = target.spec.identities;
   state.target.layers = target.spec.layers;
-  auto program = TRY_IN(device_name(dev_id), open_program(state, target));
+  auto program =
+      TRY_IN(device_name(dev_id), open_program(place, state, target));
   return Heir{before, std::move(state), std::move(target), live,
               std::move(program)};
 }

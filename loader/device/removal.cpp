@@ -222,6 +222,12 @@ Result<void> write_out(const StateStore& states, const DeviceState& state,
                        const EndOptions& options) {
   auto done = write_map_out(states, state);
   if (done) return done;
+  // Its program may be gone already, and the map with the end of this command.
+  if (state.clone_maps.bits)
+    if (auto kept = keep_map_file(states, state); !kept && options.warn)
+      options.warn(Error(kept.error())
+                       .in(fmt("{}: its map could not be kept either",
+                               device_name(state.dev_id))));
   auto error = std::move(done).error().in(
       fmt("{}: its map could not be written to its layer",
           device_name(state.dev_id)));
@@ -247,7 +253,7 @@ Result<void> remove_one(Control& control, const StateStore& states,
   const Pins pins = state ? state->pins() : Pins{};
   const ServerProcess* server = servers.find(*info);
   // It would go with the clone's program, which serves to the end.
-  const UniqueFd kept = state ? hold_map(*state) : UniqueFd();
+  const auto kept = state ? hold_maps(*state) : std::vector<UniqueFd>();
   TRY(end(control, *info, server, options, "del"));
   // Without one nobody else does it. With one it is done when that has ended.
   if (state && !server) TRY(write_out(states, *state, options));
@@ -263,7 +269,7 @@ Result<void> remove_one(Control& control, const StateStore& states,
   // The server may have been told to end too, and have deleted it itself.
   if (!removed && removed.error().code() != ENODEV) return removed;
   remove_pins(pins);
-  if (state && (server || kept.valid()) && how != Removal::asynchronous)
+  if (state && (server || !kept.empty()) && how != Removal::asynchronous)
     TRY(write_out(states, *state, options));
   return states.remove(dev_id, instance);
 }
@@ -283,10 +289,10 @@ Result<void> stop_device(Control& control, const StateStore& states,
                          const EndOptions& options) {
   const auto state = states.load(dev_id);
   // It would go with the clone's program.
-  const UniqueFd kept = state ? hold_map(*state) : UniqueFd();
+  const auto kept = state ? hold_maps(*state) : std::vector<UniqueFd>();
   TRY(stop(control, dev_id, driver_checks, options));
   // Without a server nobody else does it.
-  if (kept.valid()) TRY(write_out(states, *state, options));
+  if (!kept.empty()) TRY(write_out(states, *state, options));
   return {};
 }
 

@@ -9,6 +9,7 @@
 #include "device/clone.h"
 #include "device/clone_program.h"
 #include "device/driver_flags.h"
+#include "device/lifecycle.h"
 #include "device/mirror.h"
 #include "device/overlap.h"
 #include "device/state.h"
@@ -86,13 +87,11 @@ Result<void> check_privilege(const AddRequest& request) {
 
 // The program half of a clone, if it can have one; else its server is enough,
 // and says why.
-Result<std::unique_ptr<CloneProgram>> open_program(Target& target) {
+std::unique_ptr<CloneProgram> open_program(Target& target) {
   if (!target.clone || target.clone->read_only() || target.inner)
     return nullptr;
-  auto program = CloneProgram::open(target, {});
-  if (program) return program;
-  const int code = program.error().code();
-  if (code != EOPNOTSUPP && code != ENOENT) return program;
+  auto program = CloneProgram::load(target);
+  if (program) return std::move(*program);
   target.remark = std::move(program).error();
   return nullptr;
 }
@@ -108,7 +107,7 @@ Result<Opened> open_request(const AddRequest& request, uint64_t features) {
   // with the device, whatever it has that the layer lacks.
   if (request.bpf && features & UBLK_F_BPF &&
       request.recovery_flags & UBLK_F_USER_RECOVERY)
-    opened.program = TRY(open_program(opened.target));
+    opened.program = open_program(opened.target);
   return opened;
 }
 
@@ -144,6 +143,9 @@ Result<void> bring_up(Workplace& place, const ServeHooks& hooks, Opened opened,
                       info.flags));
   ublk_params params = opened.target.params;
   TRY(place.control.set_params(dev_id, params));
+  // Of a device of this number that has vanished: a map may be all that its
+  // clone's layer lacks.
+  if (place.states.load(dev_id)) TRY(forget(place.states, dev_id));
   const uint32_t legs_map =
       TRY(connect_legs(place, hooks, info, opened.target, 0));
   CloneMaps clone_maps;

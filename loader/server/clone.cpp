@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <chrono>
 #include <climits>
+#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -179,11 +180,16 @@ Clone::Clone(LayerChain chain, const Options& options)
 
 Clone::~Clone() = default;
 
-void Clone::serve_with(ublk_bpf_clone* shared,
-                       std::function<Result<void>()> drain) {
+Result<void> Clone::serve_with(ublk_bpf_clone* shared,
+                               std::function<Result<void>()> drain) {
+  try {
+    drains_ = std::make_unique<Drains>(std::move(drain));
+  } catch (const std::system_error& e) {
+    return fail_sys(e.code().value(), "a thread for drains");
+  }
   busy_.share(shared);
   saves_.share(shared);
-  drains_ = std::make_unique<Drains>(std::move(drain));
+  return {};
 }
 
 Result<std::shared_ptr<Clone>> Clone::open(const std::string& top,

@@ -200,7 +200,8 @@ class Clone {
 
   // Before the queues run: a program serves, too, with the memory that take()
   // was given. `shared` is borrowed, `drain` as of Drains.
-  void serve_with(ublk_bpf_clone* shared, std::function<Result<void>()> drain);
+  Result<void> serve_with(ublk_bpf_clone* shared,
+                          std::function<Result<void>()> drain);
   // Nothing without a program.
   Drains* drains() { return drains_.get(); }
   // Whether the map outlives this process. Until then every block that becomes

@@ -2,9 +2,21 @@
 #include "server/drains.h"
 
 #include <atomic>
+#include <cerrno>
+#include <chrono>
 #include <utility>
 
 namespace ublk {
+
+namespace {
+
+constexpr std::chrono::milliseconds kRetryPeriod{10};
+
+bool passes(int code) {
+  return code == ENOMEM || code == EAGAIN || code == EINTR;
+}
+
+}  // namespace
 
 Drains::Drains(Drain drain)
     : drain_(std::move(drain)),
@@ -37,7 +49,13 @@ void Drains::run(const std::stop_token& stop) {
       round = std::exchange(next_, nullptr);
     }
     if (!round) return;
-    const auto drained = drain_();
+    auto drained = drain_();
+    // For want of memory no write is to fail.
+    while (!drained && passes(drained.error().code()) &&
+           !stop.stop_requested()) {
+      std::this_thread::sleep_for(kRetryPeriod);
+      drained = drain_();
+    }
     round->result = drained ? 0 : negative(drained.error().code());
     std::atomic_ref(round->ended).store(1);
     wake_all(&round->ended);

@@ -252,12 +252,12 @@ Steps wait_for(FutexWait wait) {
   co_return again(code) ? 0 : res;
 }
 
-Steps sync_top() {
+Steps sync(int file) {
   int res = 0;
   uint8_t flags = IOSQE_FIXED_FILE;
   do {
     res = co_await sqe_of([&](io_uring_sqe* sqe) {
-      io_uring_prep_fsync(sqe, kTopFile, IORING_FSYNC_DATASYNC);
+      io_uring_prep_fsync(sqe, file, IORING_FSYNC_DATASYNC);
       sqe->flags = flags;
     });
   } while (again(errno_of(res)));
@@ -323,14 +323,16 @@ Steps copy_up_around(const Clone& clone, const Clone::Run& run, uint64_t at) {
 Steps save_map(Clone& clone) {
   auto save = clone.saves().begin_save(clone.top());
   if (!save) co_return negative(save.error().code());
-  int res = co_await sync_top();
+  int res = co_await sync(kTopFile);
   auto& sectors = save->sectors;
   for (size_t i = 0; i < sectors.size() && res >= 0; i++) {
     auto& sector = sectors[i];
     res = co_await move_bounce(false, sector.bytes.data(), sector.bytes.size(),
                                {kMetadataFile, sector.offset});
   }
-  if (res >= 0 && !sectors.empty()) res = co_await sync_top();
+  // The descriptor that they were written by: another's sync may have been told
+  // that they could not be.
+  if (res >= 0 && !sectors.empty()) res = co_await sync(kMetadataFile);
   // Else its destruction puts them back, before the round ends.
   if (res >= 0) {
     clone.top().end_save(std::move(*save));

@@ -7,6 +7,7 @@ refused in one line. UBLK_BPF_SEED does a run of the model again, UBLK_BPF_CLONE
 
 import contextlib
 import errno
+import fcntl
 import os
 import random
 import shutil
@@ -353,6 +354,49 @@ def test_program_makes_blocks_present_without_a_server(lab, delta):
     with Opened(device.path) as f:
         for at in (MIB, 2 * MIB + 512, 3 * MIB):
             assert f.read(at, len(data)) == data, at
+
+
+@pytest.mark.parametrize("bpf", [pytest.param(True, marks=pytest.mark.face), False], ids=["program", "server"])
+def test_layer_of_a_device_without_server_is_not_sealed(lab, golden, delta, bpf):
+    """Nobody has its lock; it has blocks that the file lacks, and with a program it is written."""
+    device = lab.add("clone", delta, r=1, no_bpf=not bpf)
+    data = pattern(0, 65536)
+    with Opened(device.path) as f:
+        f.write(MIB, data)
+    kill(device)
+    wait_for("it to wait", lambda: device.state() == "quiesced")
+    for args in (["create", f"{golden}.second", "--base", delta], ["check", delta, "--repair"]):
+        refused(cli.run("layer", *args, "--json"), "EBUSY", delta, f"ublk-bpf del -n {device.id} first")
+    cli.ok("recover", "-n", device.id)
+    with Opened(device.path) as f:
+        assert f.read(MIB, len(data)) == data
+
+
+@pytest.mark.face
+def test_map_that_cannot_be_written_out_is_kept_for_the_next_del(lab, delta):
+    """A lock that somebody else has stands for all that may be wrong with the file."""
+    device = lab.add("clone", delta, r=1)
+    data = pattern(0, 65536)
+    with Opened(device.path) as f:
+        f.write(MIB, data)
+    kill(device)
+    wait_for("it to wait", lambda: device.state() == "quiesced")
+    with open(delta, "rb") as held:
+        fcntl.flock(held, fcntl.LOCK_SH)
+        refused(cli.run("del", "-n", device.id, "--json"), "EBUSY", "its map could not be written")
+    device.delete()
+    device = lab.add("clone", delta)
+    with Opened(device.path) as f:
+        assert f.read(MIB, len(data)) == data
+
+
+@pytest.mark.face
+def test_program_goes_on_with_its_layer_only(lab, golden, delta):
+    device = lab.add("clone", delta, r=1)
+    kill(device)
+    wait_for("it to wait", lambda: device.state() == "quiesced")
+    refused(cli.run("recover", "-n", device.id, "--changed-file", "--json"), "EBUSY", "--changed-file")
+    cli.ok("recover", "-n", device.id)
 
 
 @pytest.mark.face
