@@ -33,6 +33,7 @@ def loops(seconds, rounds):
     print(f"{sum(done)} devices in {LOOPS} loops, {min(done)} to {max(done)} each")
 
 
+@pytest.mark.one_face
 def test_devices_come_and_go_at_once(lab):
     loops(0, 1)
 

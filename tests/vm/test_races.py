@@ -46,6 +46,7 @@ def use(device):
     fio_verify(device.path, bs="4k", iodepth=4, size=MIB)
 
 
+@pytest.mark.one_face
 def test_one_of_many_gets_the_id(lab):
     disk = lab.null_blk(4).path
     for _ in range(ROUNDS):
@@ -70,6 +71,7 @@ def test_each_of_many_gets_an_id_of_its_own(lab):
     assert judge(at_once(*[["del", "-n", d.id] for d in devices])) == 6
 
 
+@pytest.mark.one_face
 def test_one_of_two_attaches(lab):
     device, _ = lab.loop_device(4)
     for _ in range(ROUNDS):
@@ -116,6 +118,7 @@ def test_deletion_by_many(lab, dead):
         assert f"{device.id}.json" not in leftovers.state_files()
 
 
+@pytest.mark.one_face
 def test_one_of_two_recovers(lab):
     device, _ = lab.loop_device(4, r=1)
     for _ in range(ROUNDS):
