@@ -39,7 +39,7 @@ RATIOS = [
     Ratio("program, buffered", "kernel loop, buffered", {(4096, 1): 0.80, (4096, 32): 0.90}, backing=FILE, rws=("read",)),
     # Blocks that a clone finds in its layer, or below it.
     Ratio("clone, base", "program", everywhere(1.05, 1.05), backing=FILE, rws=("read",)),
-    Ratio("clone, delta", "program", everywhere(1.05, 1.05), backing=FILE),
+    Ratio("clone, delta", "program, layer", everywhere(1.05, 1.05), backing=FILE),
 ]
 PEER_RATIO = 1.00  # our server / kublk, on the same data path
 # Our null target as it is by default. kublk completes reads on the request's own pages without touching them, so a reader gets whatever they

@@ -46,7 +46,7 @@ compared by that.
 | program | the same with `loop.bpf.o` attached; *--no-inline*: through a worker; *completion*: with a completion program that does nothing |
 | program, mounted | the device has a file system on it, and is read itself |
 | program, buffered | the file is open without `O_DIRECT`, and all of it in the page cache |
-| clone | `ublk-bpf add -t clone`, blocks that are there: *base*: below its layer; *delta*: in its layer, all of which was written before |
+| clone | `ublk-bpf add -t clone`, blocks that are there: *base*: below its layer; *delta*: in its layer, all of which was written before. *program, layer*: what that is compared with, `loop.bpf.o` on the data of such a file |
 | kublk | the kernel's own server, of its selftests |
 
 kublk completes reads of its null target on the request's own pages (zero copy, automatic registration) without touching these, so that a

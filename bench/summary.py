@@ -23,7 +23,7 @@ LINES = [
     ("file, device mounted", 4096, "program, mounted", "kernel loop", FILE, "io_uring"),
     ("file in the page cache", 4096, "program, buffered", "kernel loop, buffered", FILE, "io_uring"),
     ("clone, in its base", 4096, "clone, base", "program", FILE, "io_uring"),
-    ("clone, in its layer", 4096, "clone, delta", "program", FILE, "io_uring"),
+    ("clone, in its layer", 4096, "clone, delta", "program, layer", FILE, "io_uring"),
 ]
 
 

@@ -7,6 +7,7 @@
 
 #include "cli/command_line.h"
 #include "cli/output.h"
+#include "sys/process.h"
 
 namespace ublk::cli {
 
@@ -131,12 +132,7 @@ void define_bench(Arguments& command, Options& options) {
 int run_bench(const Options& options) {
   if (const auto good = check(options); !good)
     return report(good.error(), options.json, kUsedWrongly);
-  std::error_code ignored;
-  // Started by way of another program (scripts/portable), it is told who it is.
-  const char* told = std::getenv("UBLK_BPF_SELF");
-  const auto self =
-      told ? std::filesystem::path(told)
-           : std::filesystem::read_symlink("/proc/self/exe", ignored);
+  const std::filesystem::path self = own_path();
   const auto main = harness(self);
   if (!main) return report(main.error(), options.json);
 

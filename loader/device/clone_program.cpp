@@ -17,6 +17,7 @@
 #include "device/device.h"
 #include "prog/face.h"
 #include "prog/maps.h"
+#include "sys/process.h"
 #include "sys/ring.h"
 #include "sys/sizes.h"
 
@@ -31,9 +32,8 @@ constexpr uint32_t kSharedBytes = sizeof(ublk_bpf_clone);
 
 // Beside this command in its build tree, or where it is installed.
 Result<std::string> find_object() {
+  const auto dir = std::filesystem::path(own_path()).parent_path();
   std::error_code ignored;
-  const auto dir =
-      std::filesystem::read_symlink("/proc/self/exe", ignored).parent_path();
   std::string tried;
   for (const char* where : {"../bpf", "../lib/ublk-bpf/bpf"}) {
     const auto path = (dir / where / "clone.bpf.o").lexically_normal();

@@ -99,6 +99,13 @@ Result<void> load_blocks(int fd, const LayerHeader& header, bool adopt,
   return {};
 }
 
+// Of header and bitmap. A file with pages in the cache has every direct I/O on
+// it look for dirty ones, which costs up to a quarter of a write.
+void drop_cache(int fd, const LayerHeader& header) {
+  ::posix_fadvise(fd, 0, static_cast<off_t>(header.data_offset),
+                  POSIX_FADV_DONTNEED);
+}
+
 }  // namespace
 
 Layer::Layer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -186,6 +193,7 @@ Result<void> Layer::take(const OpenOptions& options) {
                            words.subspan(present, unsaved));
   TRY_IN(path,
          load_blocks(metadata_fd(), header, options.adopt, impl_->blocks));
+  drop_cache(metadata_fd(), header);
   return {};
 }
 
@@ -220,7 +228,10 @@ Result<Layer::Save> Layer::begin_save() {
   return save;
 }
 
-void Layer::end_save(Save save) { save.numbers_.clear(); }
+void Layer::end_save(Save save) {
+  save.numbers_.clear();
+  drop_cache(metadata_fd(), impl_->header);
+}
 
 // Its destruction does.
 void Layer::put_back(Save) {}

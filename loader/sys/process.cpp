@@ -12,6 +12,7 @@
 
 #include <cerrno>
 #include <charconv>
+#include <cstdlib>
 #include <filesystem>
 #include <vector>
 
@@ -108,6 +109,12 @@ bool wait_gone(const UniqueFd& pidfd, std::chrono::milliseconds time) {
   if (!pidfd.valid()) return true;
   pollfd entry{.fd = pidfd.get(), .events = POLLIN, .revents = 0};
   return ::poll(&entry, 1, static_cast<int>(time.count())) > 0;
+}
+
+std::string own_path() {
+  if (const char* told = std::getenv("UBLK_BPF_SELF")) return told;
+  std::error_code ignored;
+  return std::filesystem::read_symlink("/proc/self/exe", ignored).string();
 }
 
 }  // namespace ublk

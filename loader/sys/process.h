@@ -50,4 +50,9 @@ UniqueFd pidfd_of(pid_t pid);
 // True if the process has gone before the time is over.
 bool wait_gone(const UniqueFd& pidfd, std::chrono::milliseconds time);
 
+// Where this program's file is, absolute; "": it cannot be known. One that was
+// started by way of another (scripts/portable) is told who it is, in
+// UBLK_BPF_SELF.
+std::string own_path();
+
 }  // namespace ublk

@@ -32,7 +32,7 @@ REPORTS = Path(os.environ["UBLK_BPF_REPORTS"]) if "UBLK_BPF_REPORTS" in os.envir
 FACE = os.environ.get("UBLK_BPF_FACE", "")
 STOCK = FACE.startswith("stock-")
 # A quick run has one case of each test: the last one on the patched kernel, the
-# first one elsewhere. What is marked `every` runs in all of its cases.
+# first one elsewhere, where what is marked `every` runs in all of its cases.
 QUICK = os.environ.get("UBLK_BPF_QUICK") == "1" and not cli.FULL
 QUICK_CASE = -1 if FACE == "type" else 0
 # of the kernels' own drivers, one column each
@@ -43,14 +43,15 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "face: needs a kernel with the BPF part of ublk")
     config.addinivalue_line("markers", "full: takes long; runs with UBLK_BPF_FULL=1, as in make test-full")
     config.addinivalue_line("markers", "one_face: on the patched kernel it is like `full`, elsewhere it runs always")
-    config.addinivalue_line("markers", "every: a quick run has all of its cases too")
+    config.addinivalue_line("markers", "every: a quick run has all of its cases too, except on the patched kernel")
 
 
 def quick(items):
     chosen = []
     for _, group in itertools.groupby(items, key=lambda item: (item.module, item.originalname)):
         cases = list(group)
-        chosen += cases if cases[0].get_closest_marker("every") else [cases[QUICK_CASE]]
+        all_of_them = FACE != "type" and cases[0].get_closest_marker("every")
+        chosen += cases if all_of_them else [cases[QUICK_CASE]]
     return chosen
 
 
