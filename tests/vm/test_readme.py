@@ -80,7 +80,7 @@ CLAIMS = {
     "ublk-bpf del -a": lambda s: not s.after,
     "file 0 is disk.img, which the device serves": lambda s: s.after[0]["bpf"]["files"] == [str(s.where / "disk.img")],
     "counters: what was redirected, passed, and refused if any was": lambda s: all(word in s.output for word in ("redirected", "passed")),
-    "how many blocks it has": lambda s: "0 of 8192 blocks of 4096 bytes present" in s.output,
+    "how many blocks it has": lambda s: " of 8192 blocks of 4096 bytes present" in s.output,
     "dev id 0: ...": lambda s: s.output.startswith("dev id 0: "),
 }
 
