@@ -10,6 +10,9 @@ import pytest
 from blockio import MIB, fio_verify
 from lab import Lab, sh
 
+# about the command and its server, not about the face
+pytestmark = pytest.mark.one_face
+
 FAILED, MISUSED = 1, 2
 
 

@@ -14,6 +14,9 @@ from blockio import MIB, fio_verify
 from cli import wait_for
 from test_badinput import FAILED, check_refusal
 
+# about the command and its server, not about the face
+pytestmark = pytest.mark.one_face
+
 STATE = Path("/run/ublk-bpf")
 
 DEVICE_KEYS = {

@@ -19,6 +19,9 @@ from leftovers import nothing_is_left  # noqa: F401 (a fixture)
 from test_kill import Background, kill_server, quiesced
 from test_lifecycle import refused
 
+# about the command and its server, not about the face
+pytestmark = pytest.mark.one_face
+
 CLONE3 = 435
 
 

@@ -12,6 +12,9 @@ from leftovers import STATE, nothing_is_left  # noqa: F401 (a fixture)
 from test_badinput import FAILED, check_refusal
 from test_kill import kill_server, quiesced
 
+# about the command and its server, not about the face
+pytestmark = pytest.mark.one_face
+
 SIZE = 8 * MIB
 OURS, OTHER = pattern(0, 4096, 1), pattern(0, 4096, 2)
 
