@@ -2,16 +2,13 @@
 #include "device/clone.h"
 
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
-#include <chrono>
 #include <cstring>
 #include <memory>
-#include <thread>
 #include <vector>
 
 #include "device/clone_program.h"
@@ -24,11 +21,7 @@ namespace ublk {
 
 namespace {
 
-using namespace std::chrono_literals;
-
 constexpr char kMagic[8] = "ublkmap";
-constexpr auto kLockWait = 2s;
-constexpr auto kRetryPeriod = 5ms;
 
 MapFileHeader header_of(const LayerHeader& layer, uint64_t words) {
   MapFileHeader header{};
@@ -92,11 +85,6 @@ Result<Clone::Memory> map_words(const UniqueFd& fd, const MapFileHeader& wanted,
 
 Result<UniqueFd> new_map(const StateStore& states, uint32_t dev_id) {
   const std::string name = map_file_name(dev_id);
-  // Of a device that had this number, and has gone without a del.
-  if (const auto left = states.load(dev_id))
-    if (auto done = write_map_out(states, *left); !done)
-      return std::unexpected(std::move(done).error().hint(
-          "ublk-bpf gc clears what the last device of this number has left"));
   TRY(states.remove_file(name));
   return states.open_file(name, O_RDWR | O_CREAT | O_EXCL);
 }
@@ -146,18 +134,6 @@ Result<Layer> open_top(const DeviceState& state) {
   return layer;
 }
 
-// What an ended server had open is closed some time later.
-Result<void> take_patiently(Layer& layer, const Layer::OpenOptions& options) {
-  const auto until = std::chrono::steady_clock::now() + kLockWait;
-  for (;;) {
-    auto taken = layer.take(options);
-    if (taken || taken.error().code() != EBUSY ||
-        std::chrono::steady_clock::now() > until)
-      return taken;
-    std::this_thread::sleep_for(kRetryPeriod);
-  }
-}
-
 // Of a clone with its program, whose map may have gone with that.
 Result<void> write_bits_out(const DeviceState& state) {
   if (auto map = open_map(state.clone_maps.bits);
@@ -202,11 +178,9 @@ Result<void> write_map_out(const StateStore& states, const DeviceState& state) {
 Result<void> keep_map_file(const StateStore& states, const DeviceState& state) {
   const auto layer = TRY(Layer::open(state.target.files[0], {}));
   const auto memory = TRY(map_bits(state.clone_maps, layer.header()));
-  const std::string name = map_file_name(state.dev_id);
-  TRY(states.remove_file(name));
-  const UniqueFd fd = TRY(states.open_file(name, O_RDWR | O_CREAT | O_EXCL));
+  const UniqueFd fd = TRY(new_map(states, state.dev_id));
   const auto kept = TRY_IN(
-      name,
+      map_file_name(state.dev_id),
       map_words(fd, header_of(layer.header(), memory.words.size()), true));
   std::ranges::copy(memory.words, kept.words.begin());
   return states.change(state.dev_id,

@@ -13,7 +13,6 @@
 #include <string>
 
 #include "ctrl/executor.h"
-#include "device/bpf.h"
 #include "device/device.h"
 #include "prog/face.h"
 #include "prog/maps.h"

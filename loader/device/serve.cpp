@@ -145,7 +145,10 @@ Result<void> bring_up(Workplace& place, const ServeHooks& hooks, Opened opened,
   TRY(place.control.set_params(dev_id, params));
   // Of a device of this number that has vanished: a map may be all that its
   // clone's layer lacks.
-  if (place.states.load(dev_id)) TRY(forget(place.states, dev_id));
+  if (place.states.load(dev_id))
+    if (auto done = forget(place.states, dev_id); !done)
+      return std::unexpected(std::move(done).error().hint(
+          "ublk-bpf gc clears what the last device of this number has left"));
   const uint32_t legs_map =
       TRY(connect_legs(place, hooks, info, opened.target, 0));
   CloneMaps clone_maps;

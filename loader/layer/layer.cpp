@@ -100,7 +100,8 @@ Result<void> load_blocks(int fd, const LayerHeader& header, bool adopt,
 }
 
 // Of header and bitmap. A file with pages in the cache has every direct I/O on
-// it look for dirty ones, which costs up to a quarter of a write.
+// it look for dirty ones: without, a write of 4k at depth 32 costs 12.4k
+// instructions in place of 14.2k (ublk-bpf bench --part file).
 void drop_cache(int fd, const LayerHeader& header) {
   ::posix_fadvise(fd, 0, static_cast<off_t>(header.data_offset),
                   POSIX_FADV_DONTNEED);

@@ -173,6 +173,17 @@ void SaveRounds::saved() {
   if (saving_set_ == nr_set_) std::atomic_ref(shared_->unsaved).store(0);
 }
 
+Result<void> take_patiently(Layer& layer, const Layer::OpenOptions& options) {
+  const auto until = std::chrono::steady_clock::now() + kLockWait;
+  for (;;) {
+    auto taken = layer.take(options);
+    if (taken || taken.error().code() != EBUSY ||
+        std::chrono::steady_clock::now() > until)
+      return taken;
+    std::this_thread::sleep_for(kRetryPeriod);
+  }
+}
+
 Clone::Clone(LayerChain chain, const Options& options)
     : chain_(std::move(chain)),
       read_only_(options.read_only),
@@ -208,15 +219,7 @@ Result<void> Clone::take(const MakeMemory& make, bool adopt) {
       memory_ = TRY(make(header(), words));
       return memory_.words;
     };
-  const auto until = std::chrono::steady_clock::now() + kLockWait;
-  for (;;) {
-    auto taken = top().take(options);
-    if (taken) break;
-    if (taken.error().code() != EBUSY ||
-        std::chrono::steady_clock::now() > until)
-      return taken;
-    std::this_thread::sleep_for(kRetryPeriod);
-  }
+  TRY(take_patiently(top(), options));
   if (memory_.note) memory_.note(false);
   taken_ = true;
   return {};

@@ -125,6 +125,10 @@ class SaveRounds {
   uint64_t saving_begun_ = 0;  // and of the program's
 };
 
+// Layer::take(), for some seconds while its lock is an ended server's, whose
+// files the kernel closes later.
+Result<void> take_patiently(Layer& layer, const Layer::OpenOptions& options);
+
 class Drains;
 
 // A clone's layers, and what its queues share about them. Destruction closes

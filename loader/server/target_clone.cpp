@@ -254,11 +254,10 @@ Steps wait_for(FutexWait wait) {
 
 Steps sync(int file) {
   int res = 0;
-  uint8_t flags = IOSQE_FIXED_FILE;
   do {
     res = co_await sqe_of([&](io_uring_sqe* sqe) {
       io_uring_prep_fsync(sqe, file, IORING_FSYNC_DATASYNC);
-      sqe->flags = flags;
+      sqe->flags = IOSQE_FIXED_FILE;
     });
   } while (again(errno_of(res)));
   co_return res;
@@ -341,12 +340,20 @@ Steps save_map(Clone& clone) {
   co_return res < 0 ? res : 0;
 }
 
-Steps make_durable(Clone& clone, int result) {
-  SaveRounds::Part part = clone.saves().join();
+// Until a round, of saving or of drains, has ended.
+template <typename Part>
+Steps wait_for_round(const Part& part) {
   while (const auto wait = part.waits_for()) {
     const int res = co_await wait_for(*wait);
     if (res < 0) co_return res;
   }
+  co_return 0;
+}
+
+Steps make_durable(Clone& clone, int result) {
+  SaveRounds::Part part = clone.saves().join();
+  const int res = co_await wait_for_round(part);
+  if (res < 0) co_return res;
   if (part.leads()) part.end(co_await save_map(clone));
   co_return part.result() < 0 ? part.result() : result;
 }
@@ -355,17 +362,22 @@ Steps make_durable(Clone& clone, int result) {
 Steps drain(Clone& clone) {
   if (!clone.drains()) co_return 0;
   const Drains::Part part = clone.drains()->join();
-  while (const auto wait = part.waits_for()) {
-    const int res = co_await wait_for(*wait);
-    if (res < 0) co_return res;
-  }
-  co_return part.result();
+  const int res = co_await wait_for_round(part);
+  co_return res < 0 ? res : part.result();
 }
 
-// Before blocks of which a request has [at, at + run.bytes) become present by
-// it: the rest of them is brought up. The program may be writing them whole,
-// which must not be undone: 1 if they are present by now.
-Steps fill_around(Clone& clone, const Clone::Run& run, uint64_t at) {
+// Before absent blocks of which a request has [at, at + run.bytes) become
+// present by it: `hold` gets them, and the rest of them is brought up. 1: some
+// are present by now, look again. The program may be writing them whole, which
+// must not be undone.
+Steps begin_first_write(Clone& clone, BusyBlocks::Hold& hold,
+                        const Clone::Run& run, uint64_t at) {
+  while (const auto wait = clone.busy().take(hold, run.first, run.count)) {
+    const int waited = co_await wait_for(*wait);
+    if (waited < 0) co_return waited;
+  }
+  // Who had them before may have made them present.
+  if (!clone.are_absent(run)) co_return 1;
   const uint64_t block = clone.header().block_bytes;
   const uint64_t end =
       std::min((run.first + run.count) * block, clone.header().size_bytes);
@@ -419,13 +431,7 @@ Steps write(Clone& clone, Io& io, uint64_t pos) {
       continue;
     }
     BusyBlocks::Hold hold;
-    while (const auto wait = clone.busy().take(hold, run.first, run.count)) {
-      const int res = co_await wait_for(*wait);
-      if (res < 0) co_return res;
-    }
-    // Who had them before may have made them present.
-    if (!clone.are_absent(run)) continue;
-    int res = co_await fill_around(clone, run, at);
+    int res = co_await begin_first_write(clone, hold, run, at);
     if (res > 0) continue;
     if (res == 0) res = co_await move_data(io, pos, run.bytes, place);
     if (res >= 0) res = co_await make_present(clone, run);
@@ -469,13 +475,7 @@ Steps zero(Clone& clone, const Io& io) {
     run.count = (at + below.bytes - 1) / block - run.first + 1;
     run.bytes = std::min(run.bytes, (run.first + run.count) * block - at);
     BusyBlocks::Hold hold;
-    while (const auto wait = clone.busy().take(hold, run.first, run.count)) {
-      const int res = co_await wait_for(*wait);
-      if (res < 0) co_return res;
-    }
-    // Who had them before may have made them present.
-    if (!clone.are_absent(run)) continue;
-    int res = co_await fill_around(clone, run, at);
+    int res = co_await begin_first_write(clone, hold, run, at);
     if (res > 0) continue;
     if (res == 0) res = co_await fallocate_top(mode, offset, run.bytes);
     if (res >= 0) res = co_await make_present(clone, run);
