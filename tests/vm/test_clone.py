@@ -227,9 +227,10 @@ def test_clean_end_of_a_server_brings_the_map_to_the_layer(lab, delta, how):
         assert f.read(MIB, len(data)) == data
 
 
-def test_layer_has_what_was_flushed(lab, golden, delta):
+@pytest.mark.parametrize("bpf", [pytest.param(True, marks=pytest.mark.face), False], ids=["program", "server"])
+def test_layer_has_what_was_flushed(lab, golden, delta, bpf):
     """As it is on the disk just then: whatever the server has in memory, a copy of the file has it."""
-    device = lab.add("clone", delta, q=2)
+    device = lab.add("clone", delta, q=2, r=1, no_bpf=not bpf)
     model = Model(lab, 4096)
     model("expect", golden)
     for n in range(3):
@@ -243,6 +244,19 @@ def test_layer_has_what_was_flushed(lab, golden, delta):
         model("verify")
         model("close")
         other.delete()
+
+
+@pytest.mark.face
+def test_flush_saves_what_only_the_program_has_made_present(lab, delta):
+    device = lab.add("clone", delta, r=1)
+    data = pattern(0, 65536)
+    with Opened(device.path) as f:
+        f.write(MIB, data)
+        f.flush()
+    copy = lab.add("clone", shutil.copy(delta, f"{delta}.copy"))
+    with Opened(copy.path) as f:
+        is_there = f.read(MIB, len(data)) == data
+    assert is_there  # pytest takes minutes to say how bytes differ
 
 
 def test_base_is_never_written(lab, golden, delta):
