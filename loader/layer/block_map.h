@@ -36,6 +36,8 @@ class BlockMap {
   static uint64_t sectors_for(uint64_t nr_blocks);
 
   uint64_t nr_blocks() const { return nr_blocks_; }
+  // Of a map that nobody changes.
+  std::span<const uint64_t> present_words() const { return present_; }
   bool present(uint64_t block) const;
   // The number of blocks from `first` on, at most `most`, that are all present
   // or all absent as the first one is. 0 at the disk's end.

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <utility>
 
+#include "layer/layer_file.h"
 #include "sys/file_identity.h"
 
 namespace ublk {
@@ -103,8 +104,8 @@ Result<void> check_base_layer(const std::string& layer, const LayerBase& base,
         Error::plain(ETXTBSY, fmt("{}: its base {} is not sealed, and may have "
                                   "changed since",
                                   layer, base.path))
-            .hint("if a snapshot was interrupted, the upper one is empty: "
-                  "remove it and go on with its base"));
+            .hint("if a snapshot was interrupted, the upper one is empty: to "
+                  "serve it finishes the snapshot"));
   return {};
 }
 
@@ -133,6 +134,40 @@ Result<std::vector<LayerHeader>> layer_chain_headers(const std::string& top) {
   }
 }
 
+namespace {
+
+// Whether the file has no block yet, as far as the disk knows.
+Result<bool> is_empty(const Layer& layer) {
+  bool empty = true;
+  TRY(layer_format::for_each_sector(
+      layer.metadata_fd(), layer.header(),
+      [&](uint64_t, layer_format::SectorFault fault,
+          const BlockMap::SectorBits& bits) -> Result<void> {
+        if (fault != layer_format::SectorFault::none ||
+            std::ranges::any_of(bits, [](uint64_t word) { return word; }))
+          empty = false;
+        return {};
+      }));
+  return empty;
+}
+
+// A snapshot that was interrupted between its last two steps: the new top is in
+// its place, and nothing was written to it, while the layer that it is on is
+// not sealed yet. Whoever has that one open as a top is in the way.
+Result<void> finish_snapshot(const Layer& top) {
+  const LayerBase& base = top.header().base;
+  if (base.kind != LayerBase::Kind::layer) return {};
+  const auto below = Layer::read_header(base.path);
+  // Whatever else may be wrong is said by who opens it.
+  if (!below || below->sealed || below->uuid != base.uuid) return {};
+  if (!TRY_IN(top.file().path, is_empty(top))) return {};
+  Layer layer = TRY(Layer::open(base.path, {.use = Layer::Use::top,
+                                            .buffered = true}));
+  return layer.seal();
+}
+
+}  // namespace
+
 Result<LayerChain> LayerChain::open(const std::string& top,
                                     const Layer::OpenOptions& options,
                                     Layer::Use use) {
@@ -145,15 +180,19 @@ Result<LayerChain> LayerChain::open(const std::string& top,
       top, options.again < 0 ? top : fmt("/proc/self/fd/{}", options.again)));
   for (;;) {
     Layer layer = TRY(Layer::open(path, now));
-    if (!chain.layers.empty() && !options.changed_base)
+    if (!chain.layers.empty() && !options.changed_base && !now.take_later)
       TRY(check_base_layer(above, chain.layers.back().header().base,
                            layer.header()));
+    const bool is_top = chain.layers.empty();
     chain.layers.push_back(std::move(layer));
+    if (is_top && use == Layer::Use::top && !options.take_base_later)
+      TRY(finish_snapshot(chain.layers.front()));
     const LayerBase& base = chain.layers.back().header().base;
     if (base.kind == LayerBase::Kind::none) return chain;
     above = std::exchange(path, base.path);
     now.buffered = options.buffered || options.buffered_below;
     now.use = use == Layer::Use::look ? use : Layer::Use::below;
+    now.take_later = is_top && options.take_base_later;
     now.adopt = false;
     now.again = -1;
     if (base.kind == LayerBase::Kind::layer) {
@@ -166,6 +205,13 @@ Result<LayerChain> LayerChain::open(const std::string& top,
     if (!options.changed_base) TRY(check_base_file(above, base, *chain.base));
     return chain;
   }
+}
+
+Result<void> LayerChain::take_base() {
+  Layer& base = layers.at(1);
+  TRY(base.take({}));
+  return check_base_layer(layers.front().file().path,
+                          layers.front().header().base, base.header());
 }
 
 }  // namespace ublk

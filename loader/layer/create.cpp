@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include <fcntl.h>
+#include <linux/falloc.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -131,6 +132,21 @@ LayerHeader header_for(const Layer::CreateOptions& options,
   return header;
 }
 
+// What is written can always be saved, on a full disk too. Space that is not
+// written yet reads as a hole. Where there is no such, it is as sparse as the
+// data is.
+Result<void> make_room(int fd, const LayerHeader& header) {
+  const uint64_t bytes =
+      BlockMap::sectors_for(header.nr_blocks()) * kSectorBytes;
+  int done = 0;
+  do {
+    done = ::fallocate(fd, FALLOC_FL_KEEP_SIZE, 0,
+                       static_cast<off_t>(header.bitmap_offset + bytes));
+  } while (done != 0 && errno == EINTR);
+  if (done == 0 || errno == EOPNOTSUPP) return {};
+  return fail_sys(errno, "{} bytes for its map", bytes);
+}
+
 // The header last: what a crash leaves before it is not a layer, and what it
 // leaves after it is one, upon a base that is sealed.
 Result<void> fill(int fd, const LayerHeader& header, const BelowNew& below) {
@@ -140,6 +156,7 @@ Result<void> fill(int fd, const LayerHeader& header, const BelowNew& below) {
                         .checksum = path_checksum(header.uuid, path)};
   if (::ftruncate(fd, static_cast<off_t>(file_bytes(header))) != 0)
     return fail_sys(errno, "making it {} bytes long", file_bytes(header));
+  TRY(make_room(fd, header));
   TRY(write_at(fd, std::as_bytes(std::span(path)), place.offset));
   TRY(sync_data(fd));
   if (below.to_seal) {

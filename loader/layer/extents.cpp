@@ -123,7 +123,9 @@ Result<void> for_each_extent(
 Result<void> for_each_change(
     const LayerChain& chain, uint32_t depth,
     const std::function<Result<void>(const LayerChange&)>& with) {
-  const uint64_t known = chain.layers[depth].header().size_bytes;
+  const uint64_t known = depth < chain.layers.size()
+                             ? chain.layers[depth].header().size_bytes
+                             : chain.base->size_bytes;
   LayerChange last;
   TRY(for_each_extent(chain, [&](const LayerExtent& extent) -> Result<void> {
     LayerChange next{extent.start, extent.length, extent.zero};
@@ -148,6 +150,12 @@ Result<void> for_each_change(
 
 Result<uint32_t> depth_of_layer(const LayerChain& chain,
                                 const std::string& path) {
+  if (chain.base) {
+    const Backing file =
+        TRY(Backing::open(path, {.read_only = true, .buffered = true}));
+    if (file.identity.same_as(chain.base->identity))
+      return static_cast<uint32_t>(chain.layers.size());
+  }
   const Layer wanted = TRY(Layer::open(path, {}));
   const auto it = std::ranges::find_if(chain.layers, [&](const Layer& layer) {
     return layer.header().uuid == wanted.header().uuid;

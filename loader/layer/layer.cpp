@@ -117,6 +117,7 @@ Layer::~Layer() = default;
 const LayerHeader& Layer::header() const { return impl_->header; }
 const Backing& Layer::file() const { return impl_->file; }
 int Layer::metadata_fd() const { return impl_->metadata.get(); }
+void Layer::set_name(std::string path) { impl_->file.path = std::move(path); }
 BlockMap& Layer::blocks() { return impl_->blocks; }
 const BlockMap& Layer::blocks() const { return impl_->blocks; }
 
@@ -156,7 +157,7 @@ Result<Layer> Layer::open(const std::string& path, const OpenOptions& options) {
       path, options.again < 0
                 ? layer_format::open_buffered(impl->file.fd.get(), read_only)
                 : duplicate(options.again));
-  const bool later = options.take_later && options.use == Use::top;
+  const bool later = options.take_later && options.use != Use::look;
   Layer layer(std::move(impl));
   TRY(later ? layer.look_at_header() : layer.take(options));
   return layer;
@@ -243,13 +244,36 @@ Result<void> Layer::save() {
     end_save(std::move(save));
     return {};
   }
+  TRY(write(save));
+  end_save(std::move(save));
+  return {};
+}
+
+Result<void> Layer::write(const Save& save) {
   const std::string& path = impl_->file.path;
   TRY_IN(path, layer_format::sync_data(impl_->file.fd.get()));
   for (const Save::Sector& sector : save.sectors)
     TRY_IN(path,
            layer_format::write_at(metadata_fd(), sector.bytes, sector.offset));
   TRY_IN(path, layer_format::sync_data(metadata_fd()));
-  end_save(std::move(save));
+  return {};
+}
+
+Result<void> Layer::make_independent() {
+  const std::string& path = impl_->file.path;
+  if (impl_->use != Use::top)
+    return fail(EROFS, "{}: it is not open to be written", path);
+  TRY_IN(path, layer_format::change_header(
+                   metadata_fd(), [](layer_format::HeaderSector& sector) {
+                     sector.base_kind =
+                         static_cast<uint32_t>(LayerBase::Kind::none);
+                     sector.base_uuid = {};
+                     sector.base_size_bytes = 0;
+                     sector.base_mtime_ns = 0;
+                     sector.path_offset = 0;
+                     sector.path_bytes = 0;
+                     sector.path_checksum = 0;
+                   }));
   return {};
 }
 

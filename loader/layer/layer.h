@@ -116,6 +116,9 @@ class Layer {
     // Of a top that may still be somebody else's: it is neither locked nor is
     // its bitmap read, take() does both. `memory` and `adopt` do not matter.
     bool take_later = false;
+    // In a chain: likewise of the layer below the top, which is still somebody
+    // else's top, and is sealed before take_base().
+    bool take_base_later = false;
     // In a chain: a base counts as the same although its size, its time or its
     // UUID says otherwise, or although it is not sealed.
     bool changed_base = false;
@@ -124,6 +127,9 @@ class Layer {
   // EBUSY: locked by somebody else. EROFS: sealed, and is to be the top.
   static Result<Layer> open(const std::string& path,
                             const OpenOptions& options);
+
+  // What errors, and others, call it from now on; the file that is open stays.
+  void set_name(std::string path);
 
   // Of one that was opened to be taken later: locks it, and reads header and
   // bitmap, with `memory` and `adopt` of the options. Errors as of open();
@@ -171,6 +177,8 @@ class Layer {
   // any of that fails, put_back(), and they are unsaved once more. EBUSY: one
   // save at a time, or an older state of a sector could be written last.
   Result<Save> begin_save();
+  // Step two, blocking: syncs, writes, syncs.
+  Result<void> write(const Save& save);
   void end_save(Save save);
   void put_back(Save save);
   // All steps, blocking; nothing at all, not even a sync, without unsaved bits.
@@ -178,6 +186,10 @@ class Layer {
   // Nothing is written after it: saves, marks the header, durably, and then has
   // the lock of a layer below.
   Result<void> seal();
+  // Nothing below it is needed any more, as all that is not zeroes there is
+  // present here, on the disk too: it has no base from then on, durably. Here it
+  // keeps it until it is opened again. EROFS: it is not open to be written.
+  Result<void> make_independent();
   // Makes the disk larger, durably, in file and header, but not here: blocks()
   // is as large as it was until the layer is opened again (`again`). What was
   // beyond the end is as below, where nothing is written to it. Saves before.
@@ -201,10 +213,14 @@ struct LayerChain {
   // look. `options.use` does not matter. ELOOP: a circle. E2BIG: more than
   // kMost. ESTALE: a base is another one than when the layer was made, or has
   // changed since; names both. ETXTBSY: one can still change, as it is not
-  // sealed.
+  // sealed. If that is what an interrupted snapshot has left, which is right
+  // below a top without a block, and if it is opened for use, it is sealed now.
   static Result<LayerChain> open(const std::string& top,
                                  const Layer::OpenOptions& options,
                                  Layer::Use use = Layer::Use::top);
+  // Of a chain that was opened with take_base_later. ETXTBSY: the layer below
+  // the top is not sealed.
+  Result<void> take_base();
 };
 
 }  // namespace ublk
