@@ -76,7 +76,8 @@ struct ublk_bpf_mirror {
  * @unsaved: not 0: the server has set bits that the file lacks
  * @busy: bit N: the server is at work on a block that has this number modulo
  *	64 and is not in the top layer; the program leaves it alone
- * @pad: 0
+ * @frozen: not 0: the server is about to seal the top layer; the program leaves
+ *	all changes to it
  * @layer: the top layer's UUID
  * @data_offset: by layer, the top layer first: where in its file block 0 is,
  *	bytes
@@ -89,7 +90,7 @@ struct ublk_bpf_clone {
 	__u64	saved;
 	__u64	unsaved;
 	__u64	busy;
-	__u64	pad;
+	__u64	frozen;
 	__u8	layer[16];
 	__u64	data_offset[UBLK_BPF_CLONE_LAYERS];
 };

@@ -334,6 +334,12 @@ static __always_inline _Bool is_saved(const struct ublk_bpf_clone *state)
 	return now->begun == now->saved && !now->unsaved;
 }
 
+/* what was planned before it was, is waited for by a drain */
+static __always_inline _Bool is_frozen(const struct ublk_bpf_clone *state)
+{
+	return ((const volatile struct ublk_bpf_clone *)state)->frozen;
+}
+
 static __always_inline _Bool is_busy(const struct ublk_bpf_clone *state,
 				    struct blocks b)
 {
@@ -351,7 +357,7 @@ static __always_inline int change(struct ublk_bpf_ctx *ctx)
 	const struct ublk_bpf_clone *state = shared();
 	struct blocks b = blocks_of(ctx);
 
-	if (!state)
+	if (!state || is_frozen(state))
 		return UBLK_BPF_IO_PASS;
 	/* a part of a block keeps its data, as with the server */
 	if (ctx->op == UBLK_IO_OP_DISCARD && !whole_blocks(ctx))

@@ -7,6 +7,7 @@
 
 #include "cli/command_line.h"
 #include "cli/output.h"
+#include "device/clone.h"
 #include "device/overlap.h"
 #include "layer/check.h"
 #include "layer/extents.h"
@@ -380,14 +381,19 @@ int run_layer_list(const Options& options) {
   return kDone;
 }
 
-int run_layer_diff(const Options& options) {
-  const auto chain = LayerChain::open(options.layer.file, {}, Layer::Use::look);
-  if (!chain) return report(chain.error(), options.json);
-  const auto depth = depth_of_layer(*chain, options.layer.since);
+namespace {
+
+int print_changes(const Options& options, const LayerChain& chain) {
+  Result<uint32_t> depth = 1;  // of what is right below the top
+  if (!options.layer.since.empty())
+    depth = depth_of_layer(chain, options.layer.since);
+  else if (chain.layers.front().header().base.kind == LayerBase::Kind::none)
+    depth = fail(EINVAL, "{}: is on nothing, so it has no difference to it",
+                 chain.layers.front().file().path);
   if (!depth) return report(depth.error(), options.json);
   std::string text;
   const auto done = for_each_change(
-      *chain, *depth, [&](const LayerChange& change) -> Result<void> {
+      chain, *depth, [&](const LayerChange& change) -> Result<void> {
         if (options.json)
           text += (text.empty() ? "" : ",") + dump(change_to_json(change));
         else
@@ -397,6 +403,39 @@ int run_layer_diff(const Options& options) {
   if (!done) return report(done.error(), options.json);
   if (options.json) say("[" + text + "]");
   return kDone;
+}
+
+}  // namespace
+
+int run_layer_diff(const Options& options) {
+  const auto chain = LayerChain::open(options.layer.file, {}, Layer::Use::look);
+  if (!chain) return report(chain.error(), options.json);
+  return print_changes(options, *chain);
+}
+
+void define_diff(Arguments& command, Options& options) {
+  command.device(options.dev_id, true);
+  command.text("--since", options.layer.since, "FILE",
+               "a snapshot, another layer that the device's is on, or the file "
+               "below them (default: what is right below it)");
+  command.footer(
+      "Shows what has changed on a clone since it was that: offset and length "
+      "in bytes, and whether it has data or reads as zeroes now. Who has a "
+      "copy of that one needs no more than this, as a backup does. Shows what "
+      "the device has now; what the kernel has cached of it and not written "
+      "yet (fsync, fsfreeze) is not there.\n"
+      "Examples:\n"
+      "  ublk-bpf diff -n 0\n"
+      "  ublk-bpf diff -n 0 --since vm1-monday.delta --json");
+}
+
+int run_diff(const Options& options) {
+  const StateStore states = StateStore::open_existing();
+  const auto state = states.load(static_cast<uint32_t>(options.dev_id));
+  if (!state) return report(state.error(), options.json);
+  const auto live = live_chain(states, *state);
+  if (!live) return report(live.error(), options.json);
+  return print_changes(options, live->chain);
 }
 
 }  // namespace ublk::cli

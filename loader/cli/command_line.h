@@ -119,6 +119,10 @@ struct Options {
   std::vector<std::string> topic_words;
   std::string format = "ublk-bpf";
   std::string ignored;
+  std::string to;        // a name that is made, or a layer
+  std::string snapshot;  // likewise
+  std::string rate;
+  bool stops = false;
   AddOptions add;
   AttachOptions attach;
   BenchOptions bench;
@@ -169,6 +173,11 @@ void define_stat(Arguments& command, Options& options);
 void define_own(Arguments& command, Options& options);
 void define_gc(Arguments& command, Options& options);
 void define_bench(Arguments& command, Options& options);
+void define_snapshot(Arguments& command, Options& options);
+void define_fork(Arguments& command, Options& options);
+void define_reset(Arguments& command, Options& options);
+void define_flatten(Arguments& command, Options& options);
+void define_diff(Arguments& command, Options& options);
 void define_layer_create(Arguments& command, Options& options);
 void define_layer_info(Arguments& command, Options& options);
 void define_layer_check(Arguments& command, Options& options);
@@ -194,6 +203,11 @@ int run_stat(const Options& options);
 int run_own(const Options& options);
 int run_gc(const Options& options);
 int run_bench(const Options& options);
+int run_snapshot(const Options& options);
+int run_fork(const Options& options);
+int run_reset(const Options& options);
+int run_flatten(const Options& options);
+int run_diff(const Options& options);
 int run_layer_create(const Options& options);
 int run_layer_info(const Options& options);
 int run_layer_check(const Options& options);

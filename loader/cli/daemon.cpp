@@ -66,6 +66,11 @@ class Messenger {
     pipe_.reset();
     return told;
   }
+  // The starter is told why, and listens no more.
+  void refuse(const Error& error) {
+    tell("error", error);
+    pipe_.reset();
+  }
   // To the starter, or once it has gone to the system's log.
   void tell(const char* kind, const Error& error) {
     if (pipe_.valid())
@@ -141,7 +146,7 @@ Error died(pid_t server, const std::vector<uint32_t>& before,
 }
 
 // Reads the daemon's messages until it is live, has failed, or is dead.
-int await(int pipe, const Options& options,
+int await(int pipe, const Options& options, Printing printing,
           const std::function<Error()>& died) {
   const bool as_json = options.json;
   const UniqueFd fd(pipe);
@@ -153,8 +158,10 @@ int await(int pipe, const Options& options,
   while (!status && ::getline(&line, &size, in) > 0) {
     const json message = json::parse(line, nullptr, false);
     if (message.contains("live"))
-      status =
-          print_live(message["live"].get<std::vector<uint32_t>>(), options);
+      status = printing == Printing::none
+                   ? static_cast<int>(kDone)
+                   : print_live(message["live"].get<std::vector<uint32_t>>(),
+                                options);
     else if (message.contains("error"))
       status = report(error_from(message["error"]), as_json);
     else if (message.contains("warning"))
@@ -175,14 +182,19 @@ int serve_in_foreground(
                                  print_live(devices, options.json);
                                  return true;
                                },
-                           .trouble = [](const Error& error) { warn(error); }});
+                           .trouble = [](const Error& error) { warn(error); },
+                       .refused =
+                           [&](const Error& error) {
+                             report(error, options.json);
+                           }});
   return done ? static_cast<int>(kDone) : report(done.error(), options.json);
 }
 
 }  // namespace
 
 int run_server(const Options& options, bool foreground,
-               const std::function<Result<void>(const ServeHooks&)>& serve) {
+               const std::function<Result<void>(const ServeHooks&)>& serve,
+               Printing printing) {
   if (foreground) return serve_in_foreground(options, serve);
   int ends[2];
   if (::pipe2(ends, O_CLOEXEC) != 0)
@@ -196,7 +208,7 @@ int run_server(const Options& options, bool foreground,
   }
   if (child > 0) {
     ::close(ends[1]);
-    return await(ends[0], options,
+    return await(ends[0], options, printing,
                  [&] { return died(child, before, options); });
   }
   block_signals();
@@ -211,7 +223,8 @@ int run_server(const Options& options, bool foreground,
              return messenger.live(devices);
            },
        .trouble =
-           [&](const Error& error) { messenger.tell("warning", error); }});
+           [&](const Error& error) { messenger.tell("warning", error); },
+       .refused = [&](const Error& error) { messenger.refuse(error); }});
   if (!done) messenger.tell("error", done.error());
   return done ? kDone : kFailed;
 }

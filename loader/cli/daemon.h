@@ -9,10 +9,14 @@
 
 namespace ublk::cli {
 
+// What is printed of a device that is live.
+enum class Printing : uint8_t { device, none };
+
 // Runs `serve` in a process of its own, or with --foreground in this one, and
 // prints the device once it is live. Gives the exit status: in the background
 // as soon as it is live or has failed, in the foreground when it has ended.
 int run_server(const Options& options, bool foreground,
-               const std::function<Result<void>(const ServeHooks&)>& serve);
+               const std::function<Result<void>(const ServeHooks&)>& serve,
+               Printing printing = Printing::device);
 
 }  // namespace ublk::cli

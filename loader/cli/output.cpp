@@ -155,6 +155,16 @@ std::string bpf_text(const Device& device) {
   return text;
 }
 
+json flatten_to_json(const FlattenState& flatten) {
+  return {{"bytes_per_second", flatten.bytes_per_second},
+          {"size_bytes", flatten.size_bytes},
+          {"looked_at_bytes", flatten.looked_at_bytes},
+          {"copied_bytes", flatten.copied_bytes},
+          {"done", flatten.done},
+          {"error", flatten.error.empty() ? json(nullptr)
+                                          : json(flatten.error)}};
+}
+
 json device_to_json(const Device& device) {
   const ublksrv_ctrl_dev_info& info = device.info;
   const bool known = device.state.has_value();
@@ -181,6 +191,9 @@ json device_to_json(const Device& device) {
       {"data_path", data_path_of(info.flags).name},
       {"batch", (info.flags & UBLK_F_BATCH_IO) != 0},
       {"bpf_capable", (info.flags & UBLK_F_BPF) != 0},
+      {"flatten", known && device.state->flatten
+                      ? flatten_to_json(*device.state->flatten)
+                      : json(nullptr)},
       {"stuck", device.stuck ? json(device.stuck->message()) : json(nullptr)},
       {"server", nullptr},
       {"bpf", nullptr}};

@@ -13,6 +13,7 @@
 
 #include "device/clone_program.h"
 #include "device/device.h"
+#include "device/new_top.h"
 #include "layer/layer.h"
 #include "prog/maps.h"
 #include "server/clone.h"
@@ -98,27 +99,48 @@ Result<UniqueFd> old_map(const StateStore& states, uint32_t dev_id) {
   return fd;
 }
 
-bool is_saved(const UniqueFd& fd) {
+std::optional<MapFileHeader> read_header(const UniqueFd& fd) {
   MapFileHeader header{};
-  return ::pread(fd.get(), &header, sizeof(header), 0) ==
-             static_cast<ssize_t>(sizeof(header)) &&
-         header.saved;
+  if (::pread(fd.get(), &header, sizeof(header), 0) !=
+      static_cast<ssize_t>(sizeof(header)))
+    return std::nullopt;
+  return header;
+}
+
+bool is_saved(const UniqueFd& fd) {
+  const auto header = read_header(fd);
+  return header && header->saved;
+}
+
+// Whether the map that the device has is this layer's.
+bool has_map_of(const StateStore& states, uint32_t dev_id,
+                const std::string& uuid) {
+  const auto fd = states.open_file(map_file_name(dev_id), O_RDONLY);
+  const auto header = fd ? read_header(*fd) : std::nullopt;
+  Uuid layer{};
+  if (!header) return false;
+  std::memcpy(layer.data(), header->layer, sizeof(header->layer));
+  return uuid_text(layer) == uuid;
 }
 
 }  // namespace
 
 Result<void> connect_clone(const StateStore& states, uint32_t dev_id,
-                           Target& target, bool adopt) {
+                           Target& target, Adopt adopt) {
   if (!target.clone || target.clone->read_only()) return {};
   const std::string name = device_name(dev_id);
+  const bool old =
+      adopt == Adopt::yes ||
+      (adopt == Adopt::if_its &&
+       has_map_of(states, dev_id, uuid_text(target.clone->header().uuid)));
   const auto make = [&](const LayerHeader& layer,
                         uint64_t words) -> Result<Clone::Memory> {
     const UniqueFd fd =
-        TRY(adopt ? old_map(states, dev_id) : new_map(states, dev_id));
+        TRY(old ? old_map(states, dev_id) : new_map(states, dev_id));
     return TRY_IN(map_file_name(dev_id),
-                  map_words(fd, header_of(layer, words), !adopt));
+                  map_words(fd, header_of(layer, words), !old));
   };
-  TRY_IN(name, target.clone->take(make, adopt));
+  TRY_IN(name, target.clone->take(make, old));
   return {};
 }
 
@@ -155,8 +177,15 @@ Result<void> write_bits_out(const DeviceState& state) {
 
 }  // namespace
 
-Result<void> write_map_out(const StateStore& states, const DeviceState& state) {
-  if (!is_clone(state.target) || state.target.read_only) return {};
+Result<void> write_map_out(const StateStore& states,
+                           const DeviceState& before) {
+  if (!is_clone(before.target) || before.target.read_only) return {};
+  DeviceState state = before;
+  TRY(resolve_new_top(states, state));
+  // All that the old top's had is on the disk, or is not wanted.
+  if (state.new_top && !state.clone_maps.bits &&
+      !has_map_of(states, state.dev_id, state.target.layers[0].uuid))
+    return {};
   if (state.clone_maps.bits) return write_bits_out(state);
   auto fd = states.open_file(map_file_name(state.dev_id), O_RDWR);
   if (!fd && fd.error().code() == ENOENT) return {};
@@ -197,35 +226,45 @@ std::vector<UniqueFd> hold_maps(const DeviceState& state) {
 
 namespace {
 
-std::optional<LayerUse> use_in_map(const StateStore& states, uint32_t dev_id) {
-  const auto fd = states.open_file(map_file_name(dev_id), O_RDONLY);
-  MapFileHeader header{};
-  if (!fd || ::pread(fd->get(), &header, sizeof(header), 0) !=
-                 static_cast<ssize_t>(sizeof(header)))
+// The top's words as they are now, in the map file or in the program's map.
+// Nothing if the device has neither.
+std::optional<std::vector<uint64_t>> live_words(const StateStore& states,
+                                                const DeviceState& state,
+                                                const LayerHeader& layer) {
+  if (state.clone_maps.bits) {
+    const auto memory = map_bits(state.clone_maps, layer);
+    if (!memory) return std::nullopt;
+    return std::vector(memory->words.begin(), memory->words.end());
+  }
+  const auto fd = states.open_file(map_file_name(state.dev_id), O_RDONLY);
+  const auto header = fd ? read_header(*fd) : std::nullopt;
+  if (!header || !check_header(*header, header_of(layer, header->words)))
     return std::nullopt;
-  const uint64_t present = BlockMap::words_for(header.nr_blocks);
-  if (std::memcmp(header.magic, kMagic, sizeof(kMagic)) != 0 ||
-      header.version != kMapVersion || present > header.words)
-    return std::nullopt;
-  std::vector<uint64_t> words(present);
-  const auto bytes = static_cast<ssize_t>(present * sizeof(uint64_t));
-  if (::pread(fd->get(), words.data(), static_cast<size_t>(bytes),
+  std::vector<uint64_t> words(BlockMap::words_for(layer.nr_blocks()) +
+                              BlockMap::unsaved_words_for(layer.nr_blocks()));
+  const auto bytes = static_cast<ssize_t>(words.size() * sizeof(uint64_t));
+  if (words.size() > header->words ||
+      ::pread(fd->get(), words.data(), static_cast<size_t>(bytes),
               kMapHeaderBytes) != bytes)
     return std::nullopt;
-  return LayerUse{BlockMap(header.nr_blocks, words, {}).count(),
-                  header.nr_blocks, header.block_bytes};
+  return words;
 }
 
-// As the clone's program has it in its map.
-std::optional<LayerUse> use_of_program(CloneMaps maps,
-                                       const LayerHeader& layer) {
-  if (!maps.bits) return std::nullopt;
-  const auto memory = map_bits(maps, layer);
-  if (!memory) return std::nullopt;
-  const auto present =
-      memory->words.first(BlockMap::words_for(layer.nr_blocks()));
-  return LayerUse{BlockMap(layer.nr_blocks(), present, {}).count(),
-                  layer.nr_blocks(), layer.block_bytes};
+// As its device has it, or else the disk.
+Result<LayerUse> use_of_top(const StateStore& states, const DeviceState& state,
+                            const std::string& path) {
+  const LayerHeader header = TRY(Layer::read_header(path));
+  LayerUse use{.nr_blocks = header.nr_blocks(),
+               .block_bytes = header.block_bytes};
+  if (auto words = live_words(states, state, header))
+    use.present_blocks =
+        BlockMap(use.nr_blocks,
+                 std::span(*words).first(BlockMap::words_for(use.nr_blocks)),
+                 {})
+            .count();
+  else
+    use.present_blocks = TRY(Layer::open(path, {})).blocks().count();
+  return use;
 }
 
 }  // namespace
@@ -236,16 +275,35 @@ std::vector<std::optional<LayerUse>> layer_uses(const StateStore& states,
   for (const LayerFile& file : state.target.layers) {
     std::optional<LayerUse>& use = uses.emplace_back();
     if (file.uuid.empty()) continue;
-    if (uses.size() == 1) use = use_in_map(states, state.dev_id);
-    if (use) continue;
-    const auto layer = Layer::open(file.path, {});
-    if (layer && uses.size() == 1)
-      use = use_of_program(state.clone_maps, layer->header());
-    if (layer && !use)
+    if (uses.size() == 1) {
+      if (const auto top = use_of_top(states, state, file.path)) use = *top;
+      continue;
+    }
+    if (const auto layer = Layer::open(file.path, {}))
       use = LayerUse{layer->blocks().count(), layer->header().nr_blocks(),
                      layer->header().block_bytes};
   }
   return uses;
+}
+
+Result<LiveChain> live_chain(const StateStore& states,
+                             const DeviceState& state) {
+  if (!is_clone(state.target))
+    return fail(EINVAL, "{}: its target is {}: only a clone has layers",
+                device_name(state.dev_id), state.target.type);
+  const std::string& top = state.target.files[0];
+  const LayerHeader header = TRY(Layer::read_header(top));
+  LiveChain live;
+  const auto memory = [&](uint64_t words) -> Result<std::span<uint64_t>> {
+    auto now = live.memory.empty() ? live_words(states, state, header)
+                                   : std::nullopt;
+    live.memory.push_back(now ? std::move(*now) : std::vector<uint64_t>(words));
+    live.memory.back().resize(words);
+    return std::span(live.memory.back());
+  };
+  live.chain = TRY(LayerChain::open(top, {.memory = memory, .adopt = true},
+                                    Layer::Use::look));
+  return live;
 }
 
 Result<void> write_left_maps(Control& control, const StateStore& states,

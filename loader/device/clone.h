@@ -7,6 +7,7 @@
 
 #include "ctrl/control.h"
 #include "device/state.h"
+#include "layer/layer.h"
 #include "server/target.h"
 #include "sys/error.h"
 #include "sys/unique_fd.h"
@@ -32,11 +33,15 @@ static_assert(sizeof(MapFileHeader) == 56);
 inline constexpr uint32_t kMapVersion = 1;
 inline constexpr uint64_t kMapHeaderBytes = 4096;
 
+enum class Adopt : uint8_t {
+  no,      // a new map
+  if_its,  // that of the server before, if it is this layer's
+  yes,     // that must be there
+};
 // Before the queues of a clone run: makes it theirs, with a map in memory that
-// outlives this process. `adopt`: that of the server before, which must be
-// there; else a new one. Of other targets nothing. EBUSY: the layer is in use.
+// outlives this process. Of other targets nothing. EBUSY: the layer is in use.
 Result<void> connect_clone(const StateStore& states, uint32_t dev_id,
-                           Target& target, bool adopt);
+                           Target& target, Adopt adopt);
 
 // Of a device that no server has: writes to the layer what its map says and the
 // disk does not, if there is such a map. Whatever else the state is of, nothing
@@ -61,6 +66,16 @@ struct LayerUse {
 };
 std::vector<std::optional<LayerUse>> layer_uses(const StateStore& states,
                                                 const DeviceState& state);
+
+// A clone's chain for a look, the top layer with the blocks that its device has
+// now, which the file may lack.
+struct LiveChain {
+  std::vector<std::vector<uint64_t>> memory{};  // outlives the chain
+  LayerChain chain{};
+};
+// EINVAL: it is not a clone.
+Result<LiveChain> live_chain(const StateStore& states,
+                             const DeviceState& state);
 
 // Before a clone gets a device: the same for devices of its layer that are
 // dead, or gone. ESTALE and the like: it could not be done for one of them.

@@ -6,6 +6,7 @@
 #include <ublk_bpf_maps.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -154,20 +155,16 @@ Result<UniqueFd> find_shared(CloneMaps maps, const LayerHeader& layer) {
   return fd;
 }
 
-// Bits of the layers below the top, which nobody changes.
+// Bits of the layers below the top, which nobody changes. No memory is touched
+// for what was never written.
 void fill_below(const LayerChain& chain, std::span<uint64_t> words) {
   const uint64_t nr_words =
       BlockMap::words_for(chain.layers.front().header().nr_blocks());
   for (size_t i = 1; i < chain.layers.size(); i++) {
-    const BlockMap& map = chain.layers[i].blocks();
+    const auto from = chain.layers[i].blocks().present_words();
     const auto to = words.subspan((i - 1) * nr_words, nr_words);
-    for (uint64_t block = 0; block < map.nr_blocks();) {
-      const uint64_t run = map.run(block, map.nr_blocks() - block);
-      if (map.present(block))
-        for (uint64_t b = block; b < block + run; b++)
-          to[b / 64] |= uint64_t{1} << (b % 64);
-      block += run;
-    }
+    for (size_t word = 0; word < from.size(); word++)
+      if (from[word]) to[word] = from[word];
   }
 }
 
@@ -191,6 +188,20 @@ std::function<Result<void>()> drain_of(UniqueFd control, uint32_t dev_id) {
 
 }  // namespace
 
+Result<void> CloneProgram::make_maps(uint64_t words) {
+  bits_ = TRY(make_map(UBLK_BPF_CLONE_BITS, kWordBytes, words));
+  shared_ = TRY(make_map(UBLK_BPF_CLONE_MAP, kSharedBytes, 1));
+  fresh_ = true;
+  return {};
+}
+
+Result<void> CloneProgram::find_maps(const Target& target, CloneMaps maps) {
+  bits_ = TRY(find_bits(maps, all_words(target.clone->chain())));
+  shared_ = TRY(find_shared(maps, target.clone->header()));
+  maps_ = maps;
+  return {};
+}
+
 Result<void> CloneProgram::load_object(const LayerChain& chain) {
   const FaceInfo face = detect_face();
   if (face.face == Face::none)
@@ -200,14 +211,12 @@ Result<void> CloneProgram::load_object(const LayerChain& chain) {
     return fail(EOPNOTSUPP,
                 "this kernel's ublk programs have no completion half: the "
                 "server serves alone");
-  const uint64_t words = all_words(chain);
   ProgramObject object = TRY(ProgramObject::open(TRY(find_object()), face));
   TRY_IN(object.path(), set_knobs(object.knobs(), chain));
-  bits_ = TRY(make_map(UBLK_BPF_CLONE_BITS, kWordBytes, words));
-  shared_ = TRY(make_map(UBLK_BPF_CLONE_MAP, kSharedBytes, 1));
-  TRY(object.size_map(UBLK_BPF_CLONE_BITS, static_cast<uint32_t>(words)));
+  if (!bits_.valid()) TRY(make_maps(all_words(chain)));
   const MapInfo bits = TRY(map_info(bits_.get()));
   const MapInfo shared = TRY(map_info(shared_.get()));
+  TRY(object.size_map(UBLK_BPF_CLONE_BITS, bits.max_entries));
   TRY(object.use_map(bits));
   TRY(object.use_map(shared));
   TRY(object.load(kProgram));
@@ -226,14 +235,26 @@ Result<std::unique_ptr<CloneProgram>> CloneProgram::load(const Target& target) {
   return program;
 }
 
+Result<std::unique_ptr<CloneProgram>> CloneProgram::load_for_new_top(
+    const Target& target) {
+  auto program = TRY(load(target));
+  program->replaces_ = true;
+  return program;
+}
+
 Result<std::unique_ptr<CloneProgram>> CloneProgram::adopt(const Target& target,
                                                           CloneMaps maps) {
-  const LayerChain& chain = target.clone->chain();
   std::unique_ptr<CloneProgram> program(new CloneProgram());
   program->control_ = TRY(UniqueFd::open(kControl, O_RDWR));
-  program->bits_ = TRY(find_bits(maps, all_words(chain)));
-  program->shared_ = TRY(find_shared(maps, target.clone->header()));
-  program->maps_ = maps;
+  TRY(program->find_maps(target, maps));
+  return program;
+}
+
+Result<std::unique_ptr<CloneProgram>> CloneProgram::adopt_for_less(
+    const Target& target, CloneMaps maps) {
+  auto program = TRY(adopt(target, maps));
+  TRY(program->load_object(target.clone->chain()));
+  program->replaces_ = true;
   return program;
 }
 
@@ -241,7 +262,6 @@ Result<void> CloneProgram::connect(Target& target, uint32_t dev_id) {
   Clone& clone = *target.clone;
   const LayerChain& chain = clone.chain();
   const uint64_t words = all_words(chain);
-  const bool fresh = !is_attached();
   ublk_bpf_clone* shared = nullptr;
   const auto make = [&](const LayerHeader&, uint64_t) -> Result<Clone::Memory> {
     Clone::Memory memory;
@@ -252,15 +272,15 @@ Result<void> CloneProgram::connect(Target& target, uint32_t dev_id) {
     const uint64_t top = words_of_top(clone.header());
     memory.words = all.first(top);
     shared = reinterpret_cast<ublk_bpf_clone*>(memory.shared.data());
-    if (fresh) fill_below(chain, all.subspan(top));
+    if (fresh_) fill_below(chain, all.subspan(top));
     std::memcpy(shared->layer, clone.header().uuid.data(),
                 sizeof(shared->layer));
     for (size_t i = 0; i < chain.layers.size(); i++)
       shared->data_offset[i] = chain.layers[i].data_offset();
     return memory;
   };
-  TRY(clone.take(make, !fresh));
-  clone.keep_map(!fresh);
+  TRY(clone.take(make, !fresh_));
+  clone.keep_map(!fresh_);
   return clone.serve_with(shared, drain_of(std::move(control_), dev_id));
 }
 
@@ -275,6 +295,7 @@ Result<AttachedState> CloneProgram::attach(Control& control, uint32_t dev_id,
   arg.prog_fd = object_->fd();
   arg.complete_fd = object_->complete_fd();
   arg.flags = UBLK_BPF_ATTACH_F_COMPLETE;
+  if (replaces_) arg.flags |= UBLK_BPF_ATTACH_F_REPLACE;
   for (const Backing& file : files_) {
     arg.fds[arg.nr_files++] = file.fd.get();
     attached.files.push_back(file.path);
@@ -282,6 +303,19 @@ Result<AttachedState> CloneProgram::attach(Control& control, uint32_t dev_id,
   TRY_IN(object_->path(), control.attach_bpf(dev_id, arg));
   clone.keep_map(true);
   return attached;
+}
+
+Result<void> CloneProgram::set_frozen(bool frozen) {
+  const MmapRegion region =
+      TRY(MmapRegion::shared(shared_.get(), kSharedBytes));
+  auto* shared = reinterpret_cast<ublk_bpf_clone*>(region.data());
+  std::atomic_ref(shared->frozen).store(frozen);
+  return {};
+}
+
+Result<void> CloneProgram::freeze(Control& control, uint32_t dev_id) {
+  TRY(set_frozen(true));
+  return control.drain_bpf(dev_id);
 }
 
 Result<void> attach_clone(Workplace& place, CloneProgram& program,

@@ -26,26 +26,46 @@ class CloneProgram {
   // With maps of its own, loaded for attach(). EOPNOTSUPP: a kernel or a chain
   // with which the program cannot serve, says why. ENOENT: it is not installed.
   static Result<std::unique_ptr<CloneProgram>> load(const Target& target);
+  // The same, for a device whose program is of another top layer: in its place.
+  static Result<std::unique_ptr<CloneProgram>> load_for_new_top(
+      const Target& target);
   // Of a device to which it is attached, with the maps that it has. ENOENT:
   // these are not the maps of this layer.
   static Result<std::unique_ptr<CloneProgram>> adopt(const Target& target,
                                                      CloneMaps maps);
+  // The same, but of a chain that has become shorter: another program, with the
+  // same maps, is to take its place.
+  static Result<std::unique_ptr<CloneProgram>> adopt_for_less(
+      const Target& target, CloneMaps maps);
 
   // Before the queues of the clone run: makes it theirs, with the map for its
   // memory.
   Result<void> connect(Target& target, uint32_t dev_id);
   CloneMaps maps() const { return maps_; }
   bool is_attached() const { return !object_; }
-  // To the live device. From then on the map outlives the server.
+  // Whether it is to take the place of another, which the device has.
+  bool replaces() const { return replaces_; }
+  // To a device that is live, or has no server just now. From then on the map
+  // outlives the server.
   Result<AttachedState> attach(Control& control, uint32_t dev_id, Clone& clone);
+  // Of one that is attached and connected: it changes the top layer no more,
+  // and nothing that it has begun does. All changes are passed until somebody
+  // connects it again.
+  Result<void> freeze(Control& control, uint32_t dev_id);
+  Result<void> thaw() { return set_frozen(false); }
 
  private:
   CloneProgram() = default;
+  Result<void> set_frozen(bool frozen);
   Result<void> load_object(const LayerChain& chain);
+  Result<void> make_maps(uint64_t words);
+  Result<void> find_maps(const Target& target, CloneMaps maps);
 
   std::optional<ProgramObject> object_;
   std::vector<Backing> files_;
   UniqueFd control_;  // for drains
+  bool fresh_ = false;  // its maps are, too
+  bool replaces_ = false;
   CloneMaps maps_{};
   UniqueFd bits_;
   UniqueFd shared_;

@@ -9,6 +9,7 @@
 #include "device/clone_program.h"
 #include "device/lifecycle.h"
 #include "device/mirror.h"
+#include "device/new_top.h"
 #include "device/serve.h"
 #include "device/server_process.h"
 #include "device/workplace.h"
@@ -130,6 +131,10 @@ struct Heir {
   Target target;
   bool live = false;
   std::unique_ptr<CloneProgram> program{};  // of a clone that has one
+  UniqueFd held{};                          // that nobody else gives it one
+  // What it is to be instead.
+  std::unique_ptr<NewTop> next{};
+  std::unique_ptr<CloneProgram> next_program{};
 };
 
 Result<bool> has_program(Control& control, uint32_t dev_id) {
@@ -144,10 +149,21 @@ Result<bool> has_program(Control& control, uint32_t dev_id) {
 Result<std::unique_ptr<CloneProgram>> open_program(Workplace& place,
                                                    const DeviceState& state,
                                                    const Target& target) {
-  if (!target.clone || !state.clone_maps.bits) return nullptr;
-  if (!TRY(has_program(place.control, state.dev_id)))
-    return CloneProgram::load(target);
-  auto program = CloneProgram::adopt(target, state.clone_maps);
+  if (!target.clone || (!state.clone_maps.bits && !state.new_top))
+    return nullptr;
+  const bool has = TRY(has_program(place.control, state.dev_id));
+  if (!state.clone_maps.bits && !has) return nullptr;
+  if (!has) return CloneProgram::load(target);
+  if (!state.clone_maps.bits) return CloneProgram::load_for_new_top(target);
+  const LayerChain& chain = target.clone->chain();
+  const size_t nr_files = chain.layers.size() + (chain.base ? 1 : 0);
+  const bool less =
+      nr_files < TRY(place.control.bpf_info(state.dev_id)).nr_files;
+  auto program = less ? CloneProgram::adopt_for_less(target, state.clone_maps)
+                      : CloneProgram::adopt(target, state.clone_maps);
+  // The one that is attached is still that of the top before.
+  if (!program && program.error().code() == ENOENT && state.new_top)
+    return CloneProgram::load_for_new_top(target);
   if (!program && program.error().code() == ENOENT)
     return std::unexpected(std::move(program).error().hint(
         "its program goes on with the layer that it was attached with; del and "
@@ -159,9 +175,11 @@ Result<std::unique_ptr<CloneProgram>> open_program(Workplace& place,
 Result<void> connect(Workplace& place, Heir& heir) {
   const uint32_t dev_id = heir.before.dev_id;
   if (!heir.program)
-    return connect_clone(place.states, dev_id, heir.target, true);
+    return connect_clone(place.states, dev_id, heir.target,
+                         heir.state.new_top ? Adopt::if_its : Adopt::yes);
   // Its server may have attached it just before it ended.
-  if (TRY(has_program(place.control, dev_id)) != heir.program->is_attached())
+  if (TRY(has_program(place.control, dev_id)) !=
+      (heir.program->is_attached() || heir.program->replaces()))
     return fail(EAGAIN, "{}: its program has come or gone meanwhile: try again",
                 device_name(dev_id));
   TRY_IN(device_name(dev_id), heir.program->connect(heir.target, dev_id));
@@ -170,11 +188,57 @@ Result<void> connect(Workplace& place, Heir& heir) {
   });
 }
 
+// A failure may leave a note of what is not there, which is resolved later.
+Result<void> prepare_new_top(Workplace& place, Heir& heir,
+                             const NewTopRequest& request) {
+  if (heir.state.new_top)
+    return std::unexpected(
+        Error::plain(EBUSY, "its last snapshot or reset was interrupted")
+            .hint(fmt("ublk-bpf recover -n {} finishes it",
+                      heir.before.dev_id)));
+  if (heir.state.flatten)
+    return std::unexpected(
+        Error::plain(EBUSY, "is being flattened")
+            .hint(fmt("wait for ublk-bpf flatten -n {}, or end it with --stop",
+                      heir.before.dev_id)));
+  const auto note = [&](const NewTopState& made) {
+    return place.states.change(heir.before.dev_id, [&](DeviceState& state) {
+      state.new_top = made;
+    });
+  };
+  heir.next = TRY(NewTop::make(heir.state.target, request, note));
+  if (!heir.program) return {};
+  auto program = CloneProgram::load_for_new_top(heir.next->target());
+  if (!program)
+    return std::unexpected(std::move(program).error().in(
+        "the program that serves it could not go on"));
+  heir.next_program = std::move(*program);
+  return {};
+}
+
+Result<void> prepare_flatten(Heir& heir, const FlattenRequest& request) {
+  const auto& clone = heir.target.clone;
+  if (!clone)
+    return fail(EINVAL, "its target is {}: only a clone has layers",
+                heir.state.target.type);
+  if (clone->read_only())
+    return fail(EINVAL, "is read-only: nothing can be brought to its layer");
+  heir.state.flatten.reset();
+  if (!request.stops)
+    heir.state.flatten = FlattenState{
+        .bytes_per_second = request.bytes_per_second,
+        .size_bytes = clone->header().size_bytes};
+  return {};
+}
+
 Result<Heir> examine(Workplace& place, const RecoverRequest& request,
                      uint32_t dev_id) {
   const Succession how = request.how;
+  UniqueFd held =
+      TRY_IN(device_name(dev_id), place.states.hold_device(dev_id));
   const auto before = TRY(place.control.info(dev_id));
   DeviceState state = TRY(state_of(place.states, dev_id));
+  TRY_IN(device_name(dev_id), resolve_new_top(place.states, state));
   if (!(before.flags & UBLK_F_USER_RECOVERY))
     return std::unexpected(without_recovery(dev_id));
   const bool live =
@@ -192,8 +256,19 @@ Result<Heir> examine(Workplace& place, const RecoverRequest& request,
   state.target.layers = target.spec.layers;
   auto program =
       TRY_IN(device_name(dev_id), open_program(place, state, target));
-  return Heir{before, std::move(state), std::move(target), live,
-              std::move(program)};
+  Heir heir{.before = before,
+            .state = std::move(state),
+            .target = std::move(target),
+            .live = live,
+            .program = std::move(program),
+            .held = std::move(held)};
+  if (request.flatten)
+    TRY_IN(device_name(dev_id), prepare_flatten(heir, *request.flatten));
+  if (heir.state.flatten && heir.state.flatten->ended())
+    heir.state.flatten.reset();
+  if (request.new_top)
+    TRY_IN(device_name(dev_id), prepare_new_top(place, heir, *request.new_top));
+  return heir;
 }
 
 // The devices of the server that this one has, or has had.
@@ -219,27 +294,92 @@ Result<std::vector<uint32_t>> of_its_server(Workplace& place, uint32_t dev_id,
   return dev_ids;
 }
 
+// Of a device without a server whose clone is connected: it becomes that which
+// has the new top. An error before that one is in its place leaves it as it was.
+Result<void> change_top(Workplace& place, Heir& heir) {
+  const uint32_t dev_id = heir.before.dev_id;
+  NewTop& next = *heir.next;
+  const auto old = heir.target.clone;
+  if (heir.program && heir.program->is_attached())
+    TRY(heir.program->freeze(place.control, dev_id));
+  if (next.keeps_old()) TRY(old->save());
+  const auto note = [&](DeviceState& state) { state.new_top = next.state(); };
+  TRY(place.states.change(dev_id, note));
+  TRY(next.put_in_place());
+  note(heir.state);
+  move_to_new_top(heir.state);
+  TRY(place.states.change(dev_id, [](DeviceState& state) {
+    if (state.new_top) move_to_new_top(state);
+  }));
+  if (next.keeps_old()) {
+    TRY(old->seal());
+    TRY(next.target().clone->take_base());
+  }
+  heir.target = std::move(next.target());
+  heir.program = std::move(heir.next_program);
+  return connect(place, heir);
+}
+
+// Of a clone that goes on with the top that it has.
+Result<void> keep_top(Workplace& place, Heir& heir) {
+  const uint32_t dev_id = heir.before.dev_id;
+  if (heir.program && heir.program->is_attached()) TRY(heir.program->thaw());
+  return place.states.change(
+      dev_id, [](DeviceState& state) { state.new_top.reset(); });
+}
+
+// What it tells is for whoever waits for it, and for the next server.
+Result<void> begin_flatten(Workplace& place, const Heir& heir, Clone& clone) {
+  const uint32_t dev_id = heir.before.dev_id;
+  const auto tell = [&place, dev_id](const FlattenProgress& now) {
+    (void)place.states.change(dev_id, [&](DeviceState& state) {
+      if (!state.flatten) return;
+      state.flatten->looked_at_bytes = now.looked_at_bytes;
+      state.flatten->copied_bytes = now.copied_bytes;
+      state.flatten->done = now.done;
+      state.flatten->error = now.error ? now.error->line() : "";
+    });
+  };
+  TRY_IN(device_name(dev_id),
+         clone.flatten(heir.state.flatten->bytes_per_second, tell));
+  return {};
+}
+
 // The thread of a server that fails here ends with the process: to stop its
 // device, which would end them, would be the end of that too.
-Result<Served> succeed(Workplace& place, const ServeHooks& hooks, Heir heir) {
+// `refused`: why it has its server, but not what was asked for.
+Result<Served> succeed(Workplace& place, const ServeHooks& hooks, Heir& heir,
+                       std::optional<Error>& refused) {
   const uint32_t dev_id = heir.before.dev_id;
   TRY(heir.live ? begin_takeover(place.control, heir.before)
                 : begin_recovery(place, dev_id));
   const auto info = TRY(place.control.info(dev_id));
   const uint32_t legs_map =
       TRY(connect_legs(place, hooks, info, heir.target, heir.state.legs_map));
-  TRY(place.states.change(
-      dev_id, [&](DeviceState& state) { state.legs_map = legs_map; }));
+  TRY(place.states.change(dev_id, [&](DeviceState& state) {
+    state.legs_map = legs_map;
+    state.flatten = heir.state.flatten;
+  }));
   TRY(connect(place, heir));
+  if (heir.next)
+    if (auto changed = change_top(place, heir); !changed) {
+      if (heir.next->is_in_place()) return std::unexpected(changed.error());
+      refused = std::move(changed).error();
+      TRY(keep_top(place, heir));
+    }
   const auto clone = heir.target.clone;
   auto server = TRY_IN(
       device_name(dev_id),
       make_server(place, std::move(heir.target), info, heir.state.affinity));
   auto started = server->start();
-  if (started) started = place.control.end_recovery(dev_id, ::getpid());
+  // Before its server has a request: the one that it replaces reads another top.
   if (started && heir.program && !heir.program->is_attached())
     started = attach_clone(place, *heir.program, dev_id, *clone);
+  if (started) started = place.control.end_recovery(dev_id, ::getpid());
   Served served{dev_id, heir.state.instance, std::move(server)};
+  if (started && heir.state.flatten)
+    if (auto begun = begin_flatten(place, heir, *clone); !begun)
+      hooks.trouble(begun.error());
   if (started) return served;
   (void)served.server.release();
   return std::unexpected(std::move(started).error());
@@ -252,6 +392,7 @@ Result<void> note_server(Workplace& place, uint32_t dev_id,
     state.server = server;
     state.target.identities = spec.identities;
     state.target.layers = spec.layers;
+    state.new_top.reset();
   });
 }
 
@@ -276,21 +417,26 @@ Result<void> serve_recovered(const RecoverRequest& request,
     for (Served& device : served) (void)device.server.release();
     return std::unexpected(std::move(error));
   };
+  std::optional<Error> refused;
   for (Heir& heir : heirs) {
     const uint32_t dev_id = heir.before.dev_id;
-    const TargetSpec spec = heir.state.target;
-    auto one = succeed(place, hooks, std::move(heir));
+    auto one = succeed(place, hooks, heir, refused);
     if (!one) return give_up(std::move(one).error());
     served.push_back(std::move(*one));
-    if (auto noted = note_server(place, dev_id, server, spec); !noted)
+    if (auto noted = note_server(place, dev_id, server, heir.state.target);
+        !noted)
       hooks.trouble(noted.error());
     auto device = describe(place.control, place.states, dev_id);
     if (!device) return give_up(std::move(device).error());
     live.push_back(std::move(*device));
   }
   held.reset();
+  heirs.clear();
   // They are served again, whether somebody still waits for it or not.
-  (void)hooks.live(live);
+  if (refused)
+    hooks.refused(*refused);
+  else
+    (void)hooks.live(live);
   return serve_to_the_end(place, std::move(served), hooks);
 }
 

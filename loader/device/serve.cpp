@@ -156,7 +156,7 @@ Result<void> bring_up(Workplace& place, const ServeHooks& hooks, Opened opened,
     TRY_IN(device_name(dev_id), opened.program->connect(opened.target, dev_id));
     clone_maps = opened.program->maps();
   } else {
-    TRY(connect_clone(place.states, dev_id, opened.target, false));
+    TRY(connect_clone(place.states, dev_id, opened.target, Adopt::no));
   }
   const DeviceState state{.dev_id = dev_id,
                           .instance = device.instance,

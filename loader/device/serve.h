@@ -5,11 +5,13 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "ctrl/control.h"
 #include "device/device.h"
+#include "device/new_top.h"
 #include "server/data_path.h"
 #include "server/target.h"
 #include "sys/error.h"
@@ -41,6 +43,9 @@ struct ServeHooks {
   std::function<bool(const std::vector<Device>& devices)> live;
   // Something went wrong later, of which nobody else would hear.
   std::function<void(const Error&)> trouble;
+  // What was asked for failed, but the device is served as it was before; in
+  // place of live().
+  std::function<void(const Error&)> refused{};
 };
 
 // Adds devices and serves them in this process until the last one has ended: by
@@ -54,12 +59,20 @@ enum class Succession {
   of_a_dead_one,  // EBUSY if the device is served
   of_a_live_one,  // or dead: takes the device from its server, no I/O fails
 };
+// Of a clone: its new server brings what is below its layer up to it.
+struct FlattenRequest {
+  uint64_t bytes_per_second = 0;  // at most; 0: no limit
+  bool stops = false;             // it does not any more
+};
 struct RecoverRequest {
   uint32_t dev_id = 0;
   Succession how = Succession::of_a_dead_one;
   // All that its server has, or had when it ended, get one new server.
   bool with_others = false;
   bool changed_file = false;  // which need not be what they were added with
+  // Of a clone: it gets one with its new server.
+  std::optional<NewTopRequest> new_top{};
+  std::optional<FlattenRequest> flatten{};
 };
 // Serves devices from their states, in place of their server. An error before
 // anything is done to them changes nothing; after a later one they all wait for

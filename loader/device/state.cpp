@@ -69,6 +69,40 @@ json identity_to_json(const FileIdentity& identity) {
           {"disk_id", percent_encoded(identity.disk_id)}};
 }
 
+json layers_to_json(const std::vector<LayerFile>& layers) {
+  json out = json::array();
+  for (const LayerFile& layer : layers) {
+    json& to = out.emplace_back(json{{"uuid", layer.uuid}});
+    put_name(to, "path", layer.path);
+  }
+  return out;
+}
+
+json identities_to_json(const std::vector<FileIdentity>& identities) {
+  json out = json::array();
+  for (const FileIdentity& identity : identities)
+    out.push_back(identity_to_json(identity));
+  return out;
+}
+
+json new_top_to_json(const NewTopState& next) {
+  json out = {{"identities", identities_to_json(next.identities)},
+              {"layers", layers_to_json(next.layers)},
+              {"in_place", next.in_place}};
+  put_name(out, "made", next.made);
+  put_name(out, "sealed", next.sealed);
+  return out;
+}
+
+json flatten_to_json(const FlattenState& flatten) {
+  return {{"bytes_per_second", flatten.bytes_per_second},
+          {"size_bytes", flatten.size_bytes},
+          {"looked_at_bytes", flatten.looked_at_bytes},
+          {"copied_bytes", flatten.copied_bytes},
+          {"done", flatten.done},
+          {"error", flatten.error}};
+}
+
 json target_to_json(const TargetSpec& spec) {
   json out = {{"type", spec.type},
               {"size_bytes", spec.size_bytes},
@@ -83,14 +117,9 @@ json target_to_json(const TargetSpec& spec) {
               {"faults", spec.faults},
               {"fill", spec.fill}};
   if (spec.failed_legs) out["failed_legs"] = spec.failed_legs;
-  for (const LayerFile& layer : spec.layers) {
-    json& to = out["layers"].emplace_back(json{{"uuid", layer.uuid}});
-    put_name(to, "path", layer.path);
-  }
+  if (!spec.layers.empty()) out["layers"] = layers_to_json(spec.layers);
   put_names(out, "files", spec.files);
-  json& identities = out["identities"] = json::array();
-  for (const FileIdentity& identity : spec.identities)
-    identities.push_back(identity_to_json(identity));
+  out["identities"] = identities_to_json(spec.identities);
   return out;
 }
 
@@ -117,6 +146,44 @@ FileIdentity identity_from_json(const json& from) {
   return identity;
 }
 
+void get_layers(const json& from, std::vector<LayerFile>& layers) {
+  const auto it = from.find("layers");
+  if (it == from.end()) return;
+  for (const json& one : it->get_ref<const json::array_t&>()) {
+    LayerFile& layer = layers.emplace_back();
+    get_name(one, "path", layer.path);
+    one.at("uuid").get_to(layer.uuid);
+  }
+}
+
+void get_identities(const json& from, std::vector<FileIdentity>& identities) {
+  const auto it = from.find("identities");
+  if (it == from.end()) return;
+  for (const json& one : it->get_ref<const json::array_t&>())
+    identities.push_back(identity_from_json(one));
+}
+
+NewTopState new_top_from_json(const json& from) {
+  NewTopState next;
+  get_layers(from, next.layers);
+  get_identities(from, next.identities);
+  get_name(from, "made", next.made);
+  get_name(from, "sealed", next.sealed);
+  from.at("in_place").get_to(next.in_place);
+  return next;
+}
+
+FlattenState flatten_from_json(const json& from) {
+  FlattenState flatten;
+  get_number(from, "bytes_per_second", flatten.bytes_per_second);
+  get_number(from, "size_bytes", flatten.size_bytes);
+  get_number(from, "looked_at_bytes", flatten.looked_at_bytes);
+  get_number(from, "copied_bytes", flatten.copied_bytes);
+  from.at("done").get_to(flatten.done);
+  from.at("error").get_to(flatten.error);
+  return flatten;
+}
+
 TargetSpec target_from_json(const json& from) {
   TargetSpec spec;
   from.at("type").get_to(spec.type);
@@ -136,15 +203,8 @@ TargetSpec target_from_json(const json& from) {
     get_number(from, "chunk_bytes", spec.chunk_bytes);
   if (from.contains("failed_legs"))
     get_number(from, "failed_legs", spec.failed_legs);
-  if (const auto it = from.find("layers"); it != from.end())
-    for (const json& one : it->get_ref<const json::array_t&>()) {
-      LayerFile& layer = spec.layers.emplace_back();
-      get_name(one, "path", layer.path);
-      one.at("uuid").get_to(layer.uuid);
-    }
-  if (const auto it = from.find("identities"); it != from.end())
-    for (const json& one : it->get_ref<const json::array_t&>())
-      spec.identities.push_back(identity_from_json(one));
+  get_layers(from, spec.layers);
+  get_identities(from, spec.identities);
   return spec;
 }
 
@@ -198,6 +258,8 @@ std::string state_to_json(const DeviceState& state) {
   if (state.clone_maps.bits)
     out["clone_maps"] = {{"bits", state.clone_maps.bits},
                          {"shared", state.clone_maps.shared}};
+  if (state.flatten) out["flatten"] = flatten_to_json(*state.flatten);
+  if (state.new_top) out["new_top"] = new_top_to_json(*state.new_top);
   if (!state.affinity.empty()) {
     json& affinity = out["affinity"] = json::object();
     for (const auto& [q_id, cpus] : state.affinity)
@@ -240,6 +302,10 @@ Result<DeviceState> state_from_json(std::string_view text) {
       get_number(*it, "bits", state.clone_maps.bits);
       get_number(*it, "shared", state.clone_maps.shared);
     }
+    if (const auto it = in.find("flatten"); it != in.end())
+      state.flatten = flatten_from_json(*it);
+    if (const auto it = in.find("new_top"); it != in.end())
+      state.new_top = new_top_from_json(*it);
     return state;
   } catch (const json::exception& e) {
     return fail(EPROTO, "is no state of a device: {}", e.what());
@@ -320,6 +386,28 @@ Result<UniqueFd> StateStore::open_file(const std::string& name,
                                        int flags) const {
   if (!fd_.valid()) return fail_sys(ENOENT, "{}/{}: open", dir_, name);
   return TRY_IN(dir_, UniqueFd::open_at(fd_.get(), name, flags, 0600));
+}
+
+Result<UniqueFd> StateStore::hold_device(uint32_t dev_id) const {
+  if (!fd_.valid()) return UniqueFd();
+  // A byte of the file for each, beside the lock of the whole file, which is of
+  // another kind (flock).
+  UniqueFd fd = TRY_IN(
+      dir_, UniqueFd::open_at(fd_.get(), kHoldFile, O_RDWR | O_CREAT, 0600));
+  struct flock byte{};
+  byte.l_type = F_WRLCK;
+  byte.l_whence = SEEK_SET;
+  byte.l_start = dev_id;
+  byte.l_len = 1;
+  const auto until = std::chrono::steady_clock::now() + kHoldWait;
+  while (::fcntl(fd.get(), F_OFD_SETLK, &byte) != 0) {
+    if (errno != EINTR && errno != EAGAIN && errno != EACCES)
+      return fail_sys(errno, "{}/{}: lock", dir_, kHoldFile);
+    if (std::chrono::steady_clock::now() > until)
+      return fail(EBUSY, "another command is giving it a server");
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  return fd;
 }
 
 Result<UniqueFd> StateStore::hold(Hold how) const {

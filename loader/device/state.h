@@ -42,6 +42,30 @@ struct CloneMaps {
   uint32_t shared = 0;
 };
 
+// A clone that is to get another top layer, see device/new_top.h.
+struct NewTopState {
+  // As of TargetSpec, with the new top.
+  std::vector<FileIdentity> identities{};
+  std::vector<LayerFile> layers{};
+  std::string made{};    // the new layer, before it is in its place; absolute
+  std::string sealed{};  // the other name of the old one; "": it has none
+  // The rest of the state has it: the program that is attached may still be the
+  // old one's, and no server has the new one yet.
+  bool in_place = false;
+};
+
+// A clone that is being made independent of what is below it, see
+// server/flatten.h.
+struct FlattenState {
+  uint64_t bytes_per_second = 0;  // 0: no limit
+  uint64_t size_bytes = 0;        // of the disk
+  uint64_t looked_at_bytes = 0;
+  uint64_t copied_bytes = 0;
+  bool done = false;    // the layer needs nothing below it any more
+  std::string error{};  // why it ended before
+  bool ended() const { return done || !error.empty(); }
+};
+
 // What the kernel does not remember about a device: N.json.
 struct DeviceState {
   uint32_t dev_id = 0;
@@ -61,6 +85,8 @@ struct DeviceState {
   uint32_t legs_map = 0;
   // Likewise of a clone that has its program.
   CloneMaps clone_maps{};
+  std::optional<NewTopState> new_top{};
+  std::optional<FlattenState> flatten{};
 };
 
 // "N.map": of a clone, see device/clone.h.
@@ -101,6 +127,9 @@ class StateStore {
   // EBUSY: in vain for `kHoldWait`.
   Result<UniqueFd> hold(Hold how) const;
   static constexpr std::chrono::seconds kHoldWait{30};
+  // Until the descriptor is closed: no other process gives this device a server.
+  // EBUSY: in vain for `kHoldWait`.
+  Result<UniqueFd> hold_device(uint32_t dev_id) const;
   // Removes the state, and the map of a clone, unless it is of another
   // instance. "" is any.
   Result<void> remove(uint32_t dev_id, const std::string& instance) const;

@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "server/drains.h"
+#include "server/flatten.h"
 
 namespace ublk {
 
@@ -57,6 +58,13 @@ std::optional<FutexWait> BusyBlocks::take(Hold& hold, uint64_t first,
   held_ = &hold;
   tell(hold, true);
   return std::nullopt;
+}
+
+void BusyBlocks::share(ublk_bpf_clone* shared) {
+  shared_ = shared;
+  // Of a server that ended in the middle of something.
+  std::atomic_ref(shared->busy).store(0);
+  std::atomic_ref(shared->frozen).store(0);
 }
 
 void BusyBlocks::tell(const Hold& hold, bool busy) {
@@ -206,7 +214,10 @@ Result<void> Clone::serve_with(ublk_bpf_clone* shared,
 Result<std::shared_ptr<Clone>> Clone::open(const std::string& top,
                                            const Options& options) {
   LayerChain chain = TRY(LayerChain::open(
-      top, {.buffered = options.buffered, .take_later = true},
+      top,
+      {.buffered = options.buffered,
+       .take_later = !options.read_only,
+       .take_base_later = options.base_later},
       options.read_only ? Layer::Use::below : Layer::Use::top));
   return std::shared_ptr<Clone>(new Clone(std::move(chain), options));
 }
@@ -225,9 +236,25 @@ Result<void> Clone::take(const MakeMemory& make, bool adopt) {
   return {};
 }
 
+Result<void> Clone::flatten(
+    uint64_t bytes_per_second,
+    std::function<void(const FlattenProgress&)> tell) {
+  flatten_ = TRY(Flatten::start(
+      *this, {.bytes_per_second = bytes_per_second, .tell = std::move(tell)}));
+  return {};
+}
+
 Result<void> Clone::close() {
+  flatten_.reset();
   if (!taken_ || read_only_) return {};
   TRY(top().save());
+  if (memory_.note) memory_.note(true);
+  taken_ = false;
+  return {};
+}
+
+Result<void> Clone::seal() {
+  TRY(top().seal());
   if (memory_.note) memory_.note(true);
   taken_ = false;
   return {};
@@ -239,6 +266,13 @@ std::vector<int> Clone::ring_files() const {
     files.push_back(layer.file().fd.get());
   if (chain_.base) files.push_back(chain_.base->fd.get());
   return files;
+}
+
+const Backing* Clone::file_of(const Extent& extent) const {
+  if (extent.source == Extent::kZeroes) return nullptr;
+  const auto source = static_cast<size_t>(extent.source);
+  return source < chain_.layers.size() ? &chain_.layers[source].file()
+                                       : &*chain_.base;
 }
 
 Clone::Extent Clone::find(uint64_t from, uint64_t most, size_t layer) const {

@@ -55,7 +55,7 @@ class BusyBlocks {
   std::optional<FutexWait> take(Hold& hold, uint64_t first, uint64_t count);
   // Before the queues run: the program leaves these blocks alone, too, once
   // what it has planned already is done. Borrowed.
-  void share(ublk_bpf_clone* shared) { shared_ = shared; }
+  void share(ublk_bpf_clone* shared);
 
  private:
   static constexpr size_t kWords = 64;
@@ -130,6 +130,15 @@ class SaveRounds {
 Result<void> take_patiently(Layer& layer, const Layer::OpenOptions& options);
 
 class Drains;
+class Flatten;
+
+// Of bringing all that is below a clone's top layer up to it.
+struct FlattenProgress {
+  uint64_t looked_at_bytes = 0;  // of the disk
+  uint64_t copied_bytes = 0;
+  bool done = false;             // the layer is independent
+  std::optional<Error> error{};  // why it ended before
+};
 
 // A clone's layers, and what its queues share about them. Destruction closes
 // the layers and saves nothing: close() does.
@@ -138,6 +147,9 @@ class Clone {
   struct Options {
     bool read_only = false;
     bool buffered = false;
+    // The layer below the top is another server's top still: it is sealed there,
+    // then taken by take_base(), before take().
+    bool base_later = false;
   };
   ~Clone();
   // Opens the layers. The top is not locked, and nothing can be read of it,
@@ -164,6 +176,18 @@ class Clone {
   Result<void> take(const MakeMemory& make = {}, bool adopt = false);
   // When the queues have ended: saves the map, and lets go of the layers.
   Result<void> close();
+
+  // For another clone that is on this one's top: what the map has is on the
+  // disk; nothing must change it any more, and its queues do not run.
+  Result<void> save() { return top().save(); }
+  // After that: the top is a layer below for good, and this clone is over.
+  Result<void> seal();
+  // Of one with `base_later`.
+  Result<void> take_base() { return chain_.take_base(); }
+  // Its top has got another name.
+  void set_name(const std::string& top) {
+    chain_.layers.front().set_name(top);
+  }
 
   const LayerHeader& header() const { return chain_.layers.front().header(); }
   const LayerChain& chain() const { return chain_; }
@@ -213,6 +237,13 @@ class Clone {
   bool keeps_map() const { return keeps_map_.load(std::memory_order_acquire); }
   void keep_map(bool keeps) { keeps_map_.store(keeps); }
 
+  // Where an extent's bytes are; nullptr: they are zeroes.
+  const Backing* file_of(const Extent& extent) const;
+
+  // After serve_with(), if there is a program: begins, and ends with close().
+  Result<void> flatten(uint64_t bytes_per_second,
+                       std::function<void(const FlattenProgress&)> tell);
+
   BusyBlocks& busy() { return busy_; }
   SaveRounds& saves() { return saves_; }
   // Whether a synced file is all that a FLUSH needs.
@@ -230,6 +261,7 @@ class Clone {
   BusyBlocks busy_;
   SaveRounds saves_;
   std::unique_ptr<Drains> drains_;
+  std::unique_ptr<Flatten> flatten_;  // uses all of them
   std::atomic<bool> keeps_map_ = true;
 };
 

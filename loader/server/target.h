@@ -47,6 +47,8 @@ struct TargetSpec {
   // was opened last. `identities` has them all.
   std::vector<LayerFile> layers{};
   bool fill = true;  // null: reads give zeroes where the server has no buffer
+  // Clone, not kept: see Clone::Options.
+  bool base_later = false;
 };
 
 class Clone;

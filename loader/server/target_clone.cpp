@@ -149,8 +149,10 @@ Result<void> init(Target& target) {
   if (spec.write_back)
     return fail(EINVAL,
                 "target clone: takes no --write-back, it always has a cache");
-  target.clone = TRY(Clone::open(
-      spec.files[0], {.read_only = spec.read_only, .buffered = spec.buffered}));
+  target.clone =
+      TRY(Clone::open(spec.files[0], {.read_only = spec.read_only,
+                                      .buffered = spec.buffered,
+                                      .base_later = spec.base_later}));
   const uint64_t size = target.clone->header().size_bytes;
   if (spec.size_bytes && spec.size_bytes != size)
     return std::unexpected(

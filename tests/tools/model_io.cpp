@@ -7,9 +7,12 @@
 // differs, which is the end.
 //
 //   open PATH         the device, from now on; what is there is not changed
+//   look PATH         the same, only for reading
 //   expect PATH       a file has what the device has to have, zeroes behind it
 //   run N THREADS     N operations by each of so many threads
 //   verify            reads all of it
+//   keep NAME         what the device has to have, for later
+//   back NAME         it has to have that again
 //   close
 //
 // Threads never write to the same sector, but they share blocks: of N threads
@@ -31,6 +34,7 @@
 #include <cstring>
 #include <fstream>
 #include <iostream>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <random>
@@ -59,8 +63,8 @@ class Model {
   Model(uint64_t size, uint64_t block, uint64_t seed)
       : size_(size), block_(block), random_(seed), reference_(size) {}
 
-  void open(const std::string& path) {
-    fd_ = ::open(path.c_str(), O_RDWR | O_DIRECT | O_CLOEXEC);
+  void open(const std::string& path, int mode) {
+    fd_ = ::open(path.c_str(), mode | O_DIRECT | O_CLOEXEC);
     if (fd_ < 0) fail("open " + path);
   }
   void close() {
@@ -83,6 +87,8 @@ class Model {
           });
     for (auto& thread : threads) thread.join();
   }
+  void keep(const std::string& name) { kept_[name] = reference_; }
+  void back(const std::string& name) { reference_ = kept_.at(name); }
   void verify() {
     const Buffer buffer = make_buffer();
     for (uint64_t at = 0; at < size_; at += kMostBytes)
@@ -207,6 +213,7 @@ class Model {
     std::memset(reference_.data() + at, 0, bytes);
   }
 
+  std::map<std::string, std::vector<std::byte>> kept_;
   const uint64_t size_;
   const uint64_t block_;
   Random random_;
@@ -229,12 +236,18 @@ int main(int argc, char** argv) {
     std::string command, path;
     words >> command;
     if (command == "open" && words >> path)
-      model.open(path);
+      model.open(path, O_RDWR);
+    else if (command == "look" && words >> path)
+      model.open(path, O_RDONLY);
     else if (command == "expect" && words >> path)
       model.expect(path);
     else if (unsigned count, threads;
              command == "run" && words >> count >> threads)
       model.run(count, threads);
+    else if (std::string name; command == "keep" && words >> name)
+      model.keep(name);
+    else if (command == "back" && words >> name)
+      model.back(name);
     else if (command == "verify")
       model.verify();
     else if (command == "close")

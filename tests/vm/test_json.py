@@ -7,7 +7,7 @@ import cli
 from blockio import MIB, Opened
 from test_kill import kill_server, quiesced
 
-ONE_DEVICE = "add, recover, takeover, attach, detach, drain, stop, quiesce, resize, set-affinity"
+ONE_DEVICE = "add, recover, takeover, snapshot, fork, reset, flatten, attach, detach, drain, stop, quiesce, resize, set-affinity"
 ROW = re.compile(r"^\| `([^`]+)` \| ([a-z, ]+) \|", re.MULTILINE)
 TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null", dict: "object"}
 
@@ -121,7 +121,7 @@ def test_output_of_every_command_is_as_documented(lab):
     outputs.append(("layer info", cli.ok("layer", "info", top), layer))
     outputs.append(("layer check", cli.ok("layer", "check", top), sections["layer check"]))
     outputs.append(("layer list", cli.ok("layer", "list", top), sections["layer list"]))
-    outputs.append(("layer diff", cli.ok("layer", "diff", top, "--since", base), sections["layer diff"]))
+    outputs.append(("layer diff", cli.ok("layer", "diff", top, "--since", base), sections["layer diff, diff"]))
     errors = sections["An error, of any command"]
     outputs.append(("an error", cli.run("detach", "-n", 999, "--json").json, errors))
     refused = cli.run("attach", "-n", device.id, cli.program("bad_loop"), "--json")

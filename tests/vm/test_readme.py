@@ -80,6 +80,14 @@ CLAIMS = {
     "ublk-bpf del -a": lambda s: not s.after,
     "file 0 is disk.img, which the device serves": lambda s: s.after[0]["bpf"]["files"] == [str(s.where / "disk.img")],
     "counters: what was redirected, passed, and refused if any was": lambda s: all(word in s.output for word in ("redirected", "passed")),
+    "what was written until now is sealed; the device goes on": lambda s: s.after[8]["state"] == "live"
+    and [Path(one["path"]).name for one in s.after[8]["layers"]] == ["vm1.delta", "monday.delta", "a.img"],
+    "a second device that has the same": lambda s: len(s.after) == len(s.before) + 1
+    and [one for d in s.after.values() for one in d["files"] if one.endswith("vm2.delta")],
+    "what has changed since it was the image: what a backup has to copy": lambda s: "data" in s.output,
+    "back to the snapshot": lambda s: s.before[8]["layers"][0]["uuid"] != s.after[8]["layers"][0]["uuid"]
+    and s.before[8]["layers"][1:] == s.after[8]["layers"][1:],
+    "vm1.delta needs nothing below it any more": lambda s: [Path(one["path"]).name for one in s.after[8]["layers"]] == ["vm1.delta"],
     "how many blocks it has": lambda s: " of 8192 blocks of 4096 bytes present" in s.output,
     "dev id 0: ...": lambda s: s.output.startswith("dev id 0: "),
 }

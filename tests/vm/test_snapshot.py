@@ -1,0 +1,587 @@
+# SPDX-License-Identifier: MIT
+"""
+Snapshots, forks, resets and differences of clones that are in use: each is one moment of the device, whoever writes to it
+meanwhile; nothing is lost if whoever makes it dies; and what cannot be done is refused with nothing changed.
+"""
+
+import json
+import os
+import subprocess
+import threading
+import time
+
+import cli
+import pytest
+from blockio import MIB, Opened, pattern
+from cli import wait_for
+from clones import SIZE, Model, flush, kill, kill_and_recover, layer, refused, take_over
+from lab import sh
+
+OPS = int(os.environ.get("UBLK_BPF_CLONE_OPS", 400 if cli.FULL else 40))
+THREADS = 4
+
+# how a clone is served
+SERVED = {
+    "program": pytest.param(True, marks=pytest.mark.face),
+    "server": False,
+}
+by_both = pytest.mark.parametrize("bpf", SERVED.values(), ids=SERVED.keys())
+
+
+@pytest.fixture
+def where(lab):
+    return lab.ext4(160)
+
+
+@pytest.fixture
+def golden(lab, where):
+    return lab.file(where, SIZE, sparse=False)
+
+
+@pytest.fixture
+def delta(golden):
+    return layer(f"{golden}.delta", base=golden)
+
+
+def add(lab, delta, bpf=True, **opts):
+    return lab.add("clone", delta, r=1, i=1, no_bpf=not bpf, **opts)
+
+
+def snapshot(device, to):
+    cli.ok("snapshot", "-n", device.id, "--to", to)
+    return str(to)
+
+
+def fork(lab, device, to):
+    forked = cli.Device(cli.ok("fork", "-n", device.id, "--to", to))
+    lab.cleanup(lab._delete, forked)
+    return forked
+
+
+def layers_of(device):
+    return [one["path"] for one in device.info()["layers"]]
+
+
+def check_clean(path):
+    assert cli.run("layer", "check", path).status == 0, cli.run("layer", "check", path)
+
+
+def holds(path, data, at=0):
+    with Opened(path, flags=os.O_RDONLY) as f:
+        is_there = f.read(at, len(data)) == data
+    return is_there
+
+
+@by_both
+@pytest.mark.parametrize("block", [4096, 65536])
+def test_random_io_is_what_it_is_in_memory_across_snapshots(lab, where, golden, block, bpf):
+    device = add(lab, layer(f"{golden}.delta", base=golden, block_size=block), bpf, q=2)
+    model, kept = Model(lab, block), {}
+    model("expect", golden)
+    model("open", device.path)
+    for n in range(6):
+        model("run", OPS, THREADS)
+        if n == 3:
+            cli.ok("reset", "-n", device.id, "--force")
+            model("back", "2")
+            model("verify")
+        # whatever it is a snapshot of, the device stays what it is
+        model.begin("run", OPS, THREADS)
+        snapshot(device, where / f"meanwhile{n}")
+        model.end()
+        model("run", OPS, THREADS)
+        kept[n] = snapshot(device, where / f"snapshot{n}")
+        model("keep", n)
+        model("run", OPS, THREADS)
+        if n % 2:
+            model.begin("run", OPS, THREADS)
+            (kill_and_recover if n % 4 == 1 else take_over)(device)
+            model.end()
+        if n == 2:
+            model("back", n)
+            cli.ok("reset", "-n", device.id, "--force")
+    model("verify")
+    model("keep", "last")
+    forked = fork(lab, device, where / "forked")
+    model("run", OPS, THREADS)
+    model("close")
+    model("open", forked.path)
+    model("back", "last")
+    model("verify")
+    model("run", OPS, THREADS)
+    model("verify")
+    model("close")
+    device.delete()
+    forked.delete()
+    for n, path in kept.items():
+        check_clean(path)
+        old = lab.add("clone", path, read_only=True)
+        model("back", n)
+        model("look", old.path)
+        model("verify")
+        model("close")
+        old.delete()
+
+
+class Writers:
+    """Each writes its own blocks, with numbers that grow; knows what each may have had at which time."""
+
+    def __init__(self, device, nr=4, blocks=24, block=4096):
+        self.path, self.block, self.blocks = device.path, block, blocks
+        self.log = [[] for _ in range(nr)]  # (block, number, begun, ended)
+        self.stop = threading.Event()
+        self.longest = 0
+        self.failed = []
+        self.threads = [threading.Thread(target=self._run, args=(i,)) for i in range(nr)]
+
+    def _run(self, me):
+        try:
+            with Opened(self.path) as f:
+                number = 0
+                while not self.stop.is_set():
+                    number += 1
+                    block = (me + len(self.log) * (number * 7 % self.blocks)) * 5 + 3
+                    data = number.to_bytes(8, "little") * (self.block // 8)
+                    begun = time.monotonic()
+                    # now and then a part of a block
+                    part = data[:512] if number % 5 == 0 else data
+                    f.write(block * self.block, part)
+                    ended = time.monotonic()
+                    self.longest = max(self.longest, ended - begun)
+                    self.log[me].append((block, number, begun, ended))
+        except BaseException as e:  # noqa: BLE001
+            self.failed.append(e)
+
+    def __enter__(self):
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop.set()
+        for thread in self.threads:
+            thread.join()
+        assert not self.failed, self.failed
+
+    def check(self, path, begun, ended):
+        """First sectors: not older than what was there when it began, not newer than what had begun when it ended."""
+        with Opened(path, flags=os.O_RDONLY) as f:
+            for log in self.log:
+                for block in {entry[0] for entry in log}:
+                    writes = [entry for entry in log if entry[0] == block]
+                    oldest = max((number for _, number, _, done in writes if done < begun), default=0)
+                    newest = max((number for _, number, at, _ in writes if at < ended), default=0)
+                    has = int.from_bytes(f.read(block * self.block, 512)[:8], "little")
+                    assert oldest <= has <= newest, f"block {block}: has {has}, not {oldest} to {newest}"
+
+
+@by_both
+def test_snapshot_is_a_moment_of_the_device(lab, where, bpf):
+    device = add(lab, layer(where / "delta", size=SIZE), bpf, q=2)
+    taken = []
+    with Writers(device) as writers:
+        for n in range(8 if cli.FULL else 4):
+            wait_for("some writes", lambda: all(len(log) > 20 * (n + 1) for log in writers.log))
+            begun = time.monotonic()
+            path = snapshot(device, where / f"snapshot{n}")
+            taken.append((path, begun, time.monotonic()))
+    now = time.monotonic()
+    writers.check(device.path, now, now)
+    device.delete()
+    print(f"the longest write took {writers.longest * 1000:.0f} ms")
+    for path, begun, ended in taken:
+        check_clean(path)
+        old = lab.add("clone", path, read_only=True)
+        writers.check(old.path, begun, ended)
+        old.delete()
+
+
+@by_both
+def test_reset_takes_back_what_was_written_since(lab, where, golden, delta, bpf):
+    device = add(lab, delta, bpf)
+    first, second = pattern(0, 65536), pattern(0, 65536, seed=2)
+    with Opened(device.path) as f:
+        f.write(MIB, first)
+    monday = snapshot(device, where / "monday")
+    with Opened(device.path) as f:
+        f.write(MIB, second)
+    tuesday = snapshot(device, where / "tuesday")
+    with Opened(device.path) as f:
+        f.write(2 * MIB, second)
+    cli.ok("reset", "-n", device.id)
+    assert layers_of(device) == [delta, tuesday, monday, str(golden)]
+    assert holds(device.path, second, MIB) and not holds(device.path, second, 2 * MIB)
+    cli.ok("reset", "-n", device.id, "--to", monday)
+    assert layers_of(device) == [delta, monday, str(golden)]
+    assert holds(device.path, first, MIB)
+    with Opened(device.path) as f:
+        f.write(3 * MIB + 512, second)
+    kill_and_recover(device)
+    assert holds(device.path, first, MIB) and holds(device.path, second, 3 * MIB + 512)
+    device.delete()
+    device = add(lab, delta, bpf)
+    assert holds(device.path, first, MIB) and holds(device.path, second, 3 * MIB + 512)
+
+
+def test_reset_of_a_mounted_device_is_refused(lab, where):
+    delta = layer(where / "delta", size=32 * MIB)
+    device = add(lab, delta)
+    sh("mkfs.ext4", "-q", device.path)
+    snapshot(device, where / "clean")
+    mount = lab.mount(device.path)
+    (mount / "file").write_text("text")
+    refused(cli.run("reset", "-n", device.id, "--json"), "EBUSY", str(mount), "--force")
+    lab.umount(mount)
+    cli.ok("reset", "-n", device.id)
+    mount = lab.mount(device.path)
+    assert not (mount / "file").exists()
+
+
+@by_both
+def test_fork_is_a_second_device_with_the_same_bytes(lab, where, delta, bpf):
+    device = add(lab, delta, bpf, q=2)
+    data, other = pattern(0, 65536), pattern(0, 65536, seed=2)
+    with Opened(device.path) as f:
+        f.write(MIB + 512, data)
+    forked = fork(lab, device, where / "second")
+    assert holds(forked.path, data, MIB + 512)
+    for field in ("nr_hw_queues", "queue_depth", "recovery", "data_path", "batch", "bpf_capable"):
+        assert forked.info()[field] == device.info()[field], field
+    with Opened(device.path) as f:
+        f.write(MIB, other)
+    with Opened(forked.path) as f:
+        f.write(2 * MIB, other)
+    assert not holds(forked.path, other, MIB) and not holds(device.path, other, 2 * MIB)
+    # nothing is written to the third: it takes no layer more
+    third = fork(lab, forked, where / "third")
+    depth = len(layers_of(third))
+    fourth = fork(lab, third, where / "fourth")
+    assert len(layers_of(fourth)) == depth
+    for one in (device, forked, third, fourth):
+        one.delete()
+
+
+def test_file_system_in_a_snapshot_is_whole_again_and_again(lab, where):
+    device = add(lab, layer(where / "delta", size=48 * MIB, block_size=65536))
+    sh("mkfs.ext4", "-q", device.path)
+    mount = lab.mount(device.path)
+    for n in range(4):
+        for k in range(5):
+            (mount / f"file{n}.{k}").write_bytes(os.urandom(300000))
+        sh("sync", "-f", mount)
+        (mount / "unsynced").write_bytes(os.urandom(100000))
+        path = snapshot(device, where / f"snapshot{n}")
+        top = layer(where / f"look{n}", base=path)
+        look = lab.add("clone", top)
+        old = lab.mount(look.path)  # replays the journal
+        assert sorted(p.name for p in old.iterdir() if p.name.startswith("file")) == sorted(
+            f"file{i}.{k}" for i in range(n + 1) for k in range(5))
+        for p in old.iterdir():
+            if p.name.startswith("file"):
+                is_same = p.read_bytes() == (mount / p.name).read_bytes()
+                assert is_same, p.name
+        lab.umount(old)
+        sh("e2fsck", "-f", "-n", look.path)
+        look.delete()
+    lab.umount(mount)
+    sh("e2fsck", "-f", "-n", device.path)
+
+
+@by_both
+def test_difference_is_what_a_copy_of_the_snapshot_lacks(lab, where, golden, delta, bpf):
+    device = add(lab, delta, bpf)
+    with Opened(device.path) as f:
+        f.write(0, pattern(0, 8192))
+    monday = snapshot(device, where / "monday")
+    assert cli.ok("diff", "-n", device.id, "--since", monday) == []
+    with Opened(device.path) as f:
+        f.write(MIB, pattern(0, 65536))
+        f.write(3 * MIB + 512, pattern(0, 512))
+        f.discard(4 * MIB, MIB)
+    expected = [{"start": MIB, "length": 65536, "zero": False, "data": True},
+                {"start": 3 * MIB, "length": 4096, "zero": False, "data": True},
+                {"start": 4 * MIB, "length": MIB, "zero": True, "data": False}]
+    assert cli.ok("diff", "-n", device.id, "--since", monday) == expected
+    assert cli.ok("diff", "-n", device.id) == expected
+    first = {"start": 0, "length": 8192, "zero": False, "data": True}
+    assert cli.ok("diff", "-n", device.id, "--since", golden) == [first, *expected]
+    refused(cli.run("diff", "-n", device.id, "--since", layer(where / "foreign", size=SIZE), "--json"), "ENOENT", "foreign")
+
+
+def incremental_copy(device, copy, changes):
+    with Opened(device.path) as f, open(copy, "r+b") as to:
+        for change in changes:
+            to.seek(change["start"])
+            to.write(f.read(change["start"], change["length"]))
+
+
+def test_incremental_backup_by_differences_is_the_device(lab, where, golden, delta):
+    device = add(lab, delta, q=2)
+    model = Model(lab, 4096)
+    model("expect", golden)
+    model("open", device.path)
+    backup = lab.file(lab.tmp, SIZE)
+    snap = snapshot(device, where / "snapshot0")
+    incremental_copy(device, backup, [{"start": 0, "length": SIZE}])
+    for n in range(1, 4):
+        model("run", OPS, THREADS)
+        changes = cli.ok("diff", "-n", device.id, "--since", snap)
+        snap = snapshot(device, where / f"snapshot{n}")
+        incremental_copy(device, backup, changes)
+    model("verify")
+    model("close")
+    with open(backup, "rb") as f:
+        assert holds(device.path, f.read())
+
+
+# --- ends in the middle ---
+
+# each system call of the new server at which it can be killed, of these kinds
+CALLS = ["linkat", "renameat", "fsync", "fdatasync", "flock"]
+
+
+def killed_at(device, call, when, *args):
+    """
+    Runs a command whose server is killed as it begins a system call for that time. False: it came to its end before;
+    then another server has the device.
+    """
+    strace = ["strace", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e",
+              f"inject={call}:signal=SIGKILL:when={when}"]
+    process = subprocess.Popen([*strace, cli.COMMAND, *map(str, args), "--json"], stdin=subprocess.DEVNULL,
+                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    said = json.loads(process.stdout.readline() or '{"error": null}')
+    if "error" not in said:
+        take_over(device)  # which ends it, and with it strace
+    process.communicate(timeout=cli.seconds(60))
+    return "error" in said
+
+
+@by_both
+@pytest.mark.every
+@pytest.mark.parametrize("what", ["snapshot", "reset"])
+@pytest.mark.parametrize("call", CALLS)
+def test_nothing_is_lost_if_it_is_killed_at_any_step(lab, where, golden, what, call, bpf):
+    if not cli.FULL and (what, call) not in {("snapshot", "renameat"), ("reset", "fsync"), ("snapshot", "fsync")}:
+        pytest.skip("takes long; runs with UBLK_BPF_FULL=1")
+    device = add(lab, layer(f"{golden}.delta", base=golden), bpf)
+    old, new = pattern(0, 65536), pattern(0, 65536, seed=2)
+    with Opened(device.path) as f:
+        f.write(MIB, old)
+    snapshot(device, where / "before")
+    taken = where / "taken"
+    args = [what, "-n", device.id, *(["--to", taken] if what == "snapshot" else [])]
+    nr_killed = 0
+    while True:
+        with Opened(device.path) as f:
+            f.write(MIB, new)
+            f.write(2 * MIB + nr_killed * 65536 + 512, new[:512])
+        if not killed_at(device, call, nr_killed + 1, *args):
+            break
+        nr_killed += 1
+        assert nr_killed < 30, f"it was killed at each of 30 {call}"
+        wait_for("it to wait or live", lambda: device.state() in ("quiesced", "live"))
+        if device.state() == "quiesced":
+            cli.ok("recover", "-n", device.id)
+        assert holds(device.path, new, MIB) or what == "reset" and holds(device.path, old, MIB), nr_killed
+        if taken.exists():
+            # all of it, or it is no snapshot
+            check_clean(taken)
+            assert cli.ok("layer", "info", taken)["sealed"], nr_killed
+            taken = where / f"taken{nr_killed}"
+            args[-1] = taken
+    assert nr_killed, f"there was no {call}"
+    assert holds(device.path, new if what == "snapshot" else old, MIB)
+    device.delete()
+    check_clean(f"{golden}.delta")
+    left = [name for name in os.listdir(where) if name.endswith(".new")]
+    assert not left
+
+
+def test_snapshot_that_the_power_interrupted_is_finished_by_add(lab, where, golden, delta):
+    """As after the rename: an empty layer on one that is not sealed."""
+    device = add(lab, delta)
+    data = pattern(0, 65536)
+    with Opened(device.path) as f:
+        f.write(MIB, data)
+        f.flush()
+    sealed = snapshot(device, where / "monday")
+    device.delete()
+    unseal(sealed)
+    refused(cli.run("layer", "info", "--chain", delta, "--json"), "ETXTBSY", "finishes the snapshot")
+    device = add(lab, delta)
+    assert cli.ok("layer", "info", sealed)["sealed"]
+    assert holds(device.path, data, MIB)
+    with Opened(device.path) as f:
+        f.write(MIB, data)
+        f.flush()
+    device.delete()
+    unseal(sealed)
+    # not one that has blocks: they may be upon other bytes
+    refused(cli.run("add", "-t", "clone", "-f", delta, "--json"), "ETXTBSY", sealed)
+
+
+def unseal(path):
+    sh(cli.TOOLS / "unseal", path)
+
+
+# --- refusals ---
+
+
+def untouched(device, files):
+    """Lists the directory, and sees that the device lives."""
+    assert device.state() == "live"
+    return sorted(os.listdir(files))
+
+
+def test_what_cannot_be_taken_is_refused_with_nothing_changed(lab, where, golden, delta):
+    device = add(lab, delta)
+    other = lab.ext4(32)
+    before = untouched(device, where)
+    taken = where / "taken"
+    for name, path, text in [("EEXIST", golden, "is not overwritten"), ("EXDEV", other / "x", "same file system"),
+                             ("ENOENT", where / "none" / "x", "none")]:
+        refused(cli.run("snapshot", "-n", device.id, "--to", path, "--json"), name, text)
+        refused(cli.run("fork", "-n", device.id, "--to", path, "--json") if name == "EEXIST" else
+                cli.run("snapshot", "-n", device.id, "--to", path, "--json"), name)
+    refused(cli.run("reset", "-n", device.id, "--to", layer(other / "foreign", size=SIZE), "--json"), "ENOENT", "foreign")
+    assert untouched(device, where) == before
+    plain = lab.add("clone", layer(f"{golden}.plain", base=golden))
+    refused(cli.run("snapshot", "-n", plain.id, "--to", taken, "--json"), "EINVAL", "without recovery")
+    loop = lab.add("loop", lab.file(lab.tmp, SIZE), r=1)
+    refused(cli.run("snapshot", "-n", loop.id, "--to", taken, "--json"), "EINVAL", "only a clone")
+    refused(cli.run("diff", "-n", loop.id, "--json"), "EINVAL", "only a clone")
+    assert not taken.exists()
+
+
+def test_chain_that_is_as_long_as_can_be_is_refused(lab, where):
+    device = add(lab, layer(where / "delta", size=SIZE))
+    for n in range(15):
+        snapshot(device, where / f"snapshot{n}")
+    before = untouched(device, where)
+    refused(cli.run("snapshot", "-n", device.id, "--to", where / "more", "--json"), "E2BIG", "no more than 16")
+    assert untouched(device, where) == before
+    with Opened(device.path) as f:
+        f.write(0, pattern(0, 4096))
+        assert f.read(0, 4096) == pattern(0, 4096)
+
+
+def test_two_snapshots_at_a_time_follow_one_another(lab, where, delta):
+    device = add(lab, delta)
+    args = [[cli.COMMAND, "snapshot", "-n", str(device.id), "--to", str(where / f"at-once{n}"), "--json"] for n in range(3)]
+    started = [subprocess.Popen(a, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for a in args]
+    for process in started:
+        out, err = process.communicate(timeout=cli.seconds(60))
+        assert process.returncode == 0, err
+    assert {str(where / f"at-once{n}") for n in range(3)} <= set(layers_of(device))
+    flush(device)
+
+
+def test_relative_base_must_be_found_from_the_snapshot(lab, where, golden):
+    delta = str(where / "delta")
+    layer(delta, base=os.path.basename(golden))
+    device = add(lab, delta)
+    (where / "elsewhere").mkdir()
+    refused(cli.run("snapshot", "-n", device.id, "--to", where / "elsewhere" / "x", "--json"), "EINVAL",
+            os.path.basename(golden))
+    snapshot(device, where / "here")
+
+
+def test_dead_server_does_not_keep_from_a_snapshot(lab, where, delta):
+    device = add(lab, delta)
+    data = pattern(0, 65536)
+    with Opened(device.path) as f:
+        f.write(MIB, data)
+    kill(device)
+    wait_for("it to wait", lambda: device.state() == "quiesced")
+    path = snapshot(device, where / "of-the-dead")
+    assert holds(device.path, data, MIB)
+    device.delete()
+    device = lab.add("clone", path, read_only=True)
+    assert holds(device.path, data, MIB)
+
+
+# --- flatten ---
+
+
+def flattened(device, **opts):
+    return cli.ok("flatten", "-n", device.id, *cli.options(opts))
+
+
+@by_both
+def test_flattened_clone_needs_nothing_below_it(lab, where, golden, bpf):
+    """While it is written to, and killed; then all that it was on goes away."""
+    below = layer(f"{golden}.below", base=golden, block_size=65536)
+    device = add(lab, below, bpf)
+    model = Model(lab, 65536)
+    model("expect", golden)
+    model("open", device.path)
+    model("run", OPS, THREADS)
+    snapshot(device, where / "snapshot")
+    model.begin("run", 4 * OPS, THREADS)
+    command = subprocess.Popen([cli.COMMAND, "flatten", "-n", str(device.id), "--rate", "512K"], stdin=subprocess.DEVNULL,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for("it to have copied something", lambda: (device.info()["flatten"] or {}).get("copied_bytes"))
+    refused(cli.run("snapshot", "-n", device.id, "--to", where / "more", "--json"), "EBUSY", "flatten")
+    kill(device)
+    assert "recover" in command.communicate(timeout=cli.seconds(60))[1] and command.returncode == 1
+    cli.ok("recover", "-n", device.id)
+    assert not device.info()["flatten"]["done"]
+    flattened(device)
+    model.end()
+    assert layers_of(device) == [below] and device.info()["flatten"] is None
+    # whatever had them open has not any more
+    os.remove(golden)
+    os.remove(where / "snapshot")
+    model("verify")
+    model("run", OPS, THREADS)
+    take_over(device)
+    model("verify")
+    model("close")
+    device.delete()
+    check_clean(below)
+    device = add(lab, below, bpf)
+    model("open", device.path)
+    model("verify")
+    model("close")
+    flattened(device)
+
+
+@pytest.mark.face
+def test_program_has_only_the_top_after_flatten(lab, where, golden, delta):
+    device = add(lab, delta)
+    assert device.info()["bpf"]["nr_files"] == 2
+    flattened(device)
+    assert device.info()["bpf"]["nr_files"] == 1
+    before = device.counters()["passed"]
+    with Opened(device.path) as f, open(golden, "rb") as image:
+        same = f.read(0, MIB) == image.read(MIB)
+        assert same
+    assert device.counters()["passed"] == before
+
+
+def test_flatten_leaves_out_what_reads_as_zeroes(lab, where):
+    golden = lab.file(where, 0)
+    with open(golden, "wb") as f:
+        f.truncate(SIZE)
+        f.seek(MIB)
+        f.write(os.urandom(65536))
+        f.write(bytes(65536))
+    device = add(lab, layer(where / "delta", base=golden))
+    flattened(device)
+    assert cli.ok("info", "-n", device.id)["layers"][0]["present_blocks"] == 16
+    assert holds(device.path, bytes(65536), MIB + 65536)
+
+
+def test_flatten_that_fails_says_why_and_the_device_lives(lab, where):
+    golden = lab.file(where, 40 * MIB, sparse=False)
+    small = lab.ext4(24)
+    device = add(lab, layer(small / "delta", base=golden))
+    outcome = cli.run("flatten", "-n", device.id, "--json")
+    refused(outcome, "EIO", "No space left on device", "goes on from there")
+    assert device.state() == "live"
+    with Opened(device.path) as f, open(golden, "rb") as image:
+        same = f.read(0, 4 * MIB) == image.read(4 * MIB)
+        assert same
+    cli.ok("flatten", "-n", device.id, "--stop")
+    assert device.info()["flatten"] is None
+    refused(cli.run("flatten", "-n", lab.add("loop", golden, read_only=True).id, "--json"), "EINVAL", "recovery")
