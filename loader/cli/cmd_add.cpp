@@ -90,13 +90,6 @@ Result<void> check_block_size(uint32_t bytes) {
               bytes);
 }
 
-// The daemon has another working directory.
-std::string absolute(const std::string& path) {
-  std::error_code ec;
-  const auto full = std::filesystem::absolute(path, ec);
-  return ec ? path : full.string();
-}
-
 }  // namespace
 
 namespace {
@@ -186,7 +179,7 @@ Result<std::vector<AddRequest>> add_requests(const AddOptions& options) {
   for (size_t i = 0; i < count; i++) {
     AddRequest& request = requests.emplace_back(common);
     for (size_t f = 0; f < each && !options.files.empty(); f++)
-      request.target.files.push_back(absolute(options.files[i * each + f]));
+      request.target.files.push_back(for_server(options.files[i * each + f]));
     if (options.dev_id >= 0)
       request.dev_id =
           static_cast<uint32_t>(options.dev_id) + static_cast<uint32_t>(i);

@@ -90,7 +90,7 @@ void define_snapshot(Arguments& command, Options& options) {
 
 int run_snapshot(const Options& options) {
   return run_new_top(options, {.kind = NewTopRequest::Kind::snapshot,
-                               .sealed = options.to});
+                               .sealed = for_server(options.to)});
 }
 
 void define_reset(Arguments& command, Options& options) {
@@ -119,7 +119,7 @@ int run_reset(const Options& options) {
     if (auto dropped = drop_cache(dev_id); !dropped)
       return report(dropped.error(), options.json);
   const int status = run_new_top(
-      options, {.kind = NewTopRequest::Kind::reset, .onto = options.to});
+      options, {.kind = NewTopRequest::Kind::reset, .onto = for_server(options.to)});
   if (status == kDone && used)
     if (auto dropped = drop_cache(dev_id); !dropped) warn(dropped.error());
   return status;

@@ -9,6 +9,7 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "cli/output.h"
@@ -191,6 +192,12 @@ int serve_in_foreground(
 }
 
 }  // namespace
+
+std::string for_server(const std::string& path) {
+  std::error_code failed;
+  const auto full = std::filesystem::absolute(path, failed);
+  return path.empty() || failed ? path : full.string();
+}
 
 int run_server(const Options& options, bool foreground,
                const std::function<Result<void>(const ServeHooks&)>& serve,

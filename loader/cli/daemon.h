@@ -3,11 +3,15 @@
 
 #include <cstdint>
 #include <functional>
+#include <string>
 
 #include "cli/command_line.h"
 #include "device/serve.h"
 
 namespace ublk::cli {
+
+// A path as the server can use it, which has another working directory. "" stays.
+std::string for_server(const std::string& path);
 
 // What is printed of a device that is live.
 enum class Printing : uint8_t { device, none };

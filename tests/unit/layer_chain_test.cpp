@@ -133,9 +133,30 @@ TEST_F(LayersOnLayers, RefusesAnotherLayer) {
   EXPECT_TRUE(LayerChain::open(at("a"), {.changed_base = true}));
 }
 
+TEST_F(LayersOnLayers, FinishASnapshotThatWasInterrupted) {
+  make("base", {.size_bytes = kMiB});
+  make("a", {.base = "base", .seal_base = false});
+  EXPECT_EQ(error_of(LayerChain::open(at("a"), {}, Layer::Use::look)), ETXTBSY);
+  {
+    const auto busy = Layer::open(at("base"), {.use = Layer::Use::top});
+    ASSERT_TRUE(busy);
+    EXPECT_EQ(error_of(LayerChain::open(at("a"), {})), EBUSY);
+  }
+  EXPECT_FALSE(Layer::read_header(at("base"))->sealed);
+  ASSERT_TRUE(LayerChain::open(at("a"), {}));
+  EXPECT_TRUE(Layer::read_header(at("base"))->sealed);
+}
+
 TEST_F(LayersOnLayers, RefusesABaseThatCanStillChange) {
   make("base", {.size_bytes = kMiB});
   make("a", {.base = "base", .seal_base = false});
+  {
+    // As of a top that somebody has written to.
+    auto top = Layer::open(at("a"), {.use = Layer::Use::top});
+    ASSERT_TRUE(top);
+    top->blocks().set(0, 1);
+    ASSERT_TRUE(top->save());
+  }
   const auto chain = LayerChain::open(at("a"), {});
   ASSERT_FALSE(chain);
   EXPECT_EQ(chain.error().code(), ETXTBSY) << chain.error().line();

@@ -480,9 +480,12 @@ def test_relative_base_must_be_found_from_the_snapshot(lab, where, golden):
     delta = str(where / "delta")
     layer(delta, base=os.path.basename(golden))
     device = add(lab, delta)
+    # a name is relative to where the command runs
+    cli.ok("snapshot", "-n", device.id, "--to", "relative", preexec=lambda: os.chdir(where))
+    assert os.path.exists(where / "relative")
     (where / "elsewhere").mkdir()
     refused(cli.run("snapshot", "-n", device.id, "--to", where / "elsewhere" / "x", "--json"), "EINVAL",
-            os.path.basename(golden))
+            "its base relative")
     snapshot(device, where / "here")
 
 
