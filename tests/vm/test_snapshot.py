@@ -511,16 +511,20 @@ def flattened(device, **opts):
 
 
 @by_both
-def test_flattened_clone_needs_nothing_below_it(lab, where, golden, bpf):
+def test_flattened_clone_needs_nothing_below_it(lab, where, bpf):
     """While it is written to, and killed; then all that it was on goes away."""
+    golden = lab.file(where, 3 * SIZE, sparse=False)
+    with open(golden, "rb") as f:
+        image = f.read()
     below = layer(f"{golden}.below", base=golden, block_size=65536)
     device = add(lab, below, bpf)
-    model = Model(lab, 65536)
+    model = Model(lab, 65536)  # of the first third
     model("expect", golden)
     model("open", device.path)
     model("run", OPS, THREADS)
     snapshot(device, where / "snapshot")
     model.begin("run", 4 * OPS, THREADS)
+    # of two thirds this is half a minute
     command = subprocess.Popen([cli.COMMAND, "flatten", "-n", str(device.id), "--rate", "512K"], stdin=subprocess.DEVNULL,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for("it to have copied something", lambda: (device.info()["flatten"] or {}).get("copied_bytes"))
@@ -546,6 +550,7 @@ def test_flattened_clone_needs_nothing_below_it(lab, where, golden, bpf):
     model("open", device.path)
     model("verify")
     model("close")
+    assert holds(device.path, image[SIZE:], SIZE)
     flattened(device)
 
 
