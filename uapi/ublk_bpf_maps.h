@@ -68,6 +68,11 @@ struct ublk_bpf_mirror {
 /* And what it has in common with its server besides: an array of one entry. */
 #define UBLK_BPF_CLONE_MAP		"ublk_clone"
 
+/* The server is about to seal the top layer: it alone changes it */
+#define UBLK_BPF_CLONE_F_FROZEN		0x1ULL
+/* The program that is attached looks at that */
+#define UBLK_BPF_CLONE_F_CAN_FREEZE	0x2ULL
+
 /**
  * struct ublk_bpf_clone - what server and program of a clone tell each other
  * @begun: how often the program has begun to set bits; it counts first
@@ -76,8 +81,7 @@ struct ublk_bpf_mirror {
  * @unsaved: not 0: the server has set bits that the file lacks
  * @busy: bit N: the server is at work on a block that has this number modulo
  *	64 and is not in the top layer; the program leaves it alone
- * @frozen: not 0: the server is about to seal the top layer; the program leaves
- *	all changes to it
+ * @flags: UBLK_BPF_CLONE_F_*; the server's
  * @layer: the top layer's UUID
  * @data_offset: by layer, the top layer first: where in its file block 0 is,
  *	bytes
@@ -90,7 +94,7 @@ struct ublk_bpf_clone {
 	__u64	saved;
 	__u64	unsaved;
 	__u64	busy;
-	__u64	frozen;
+	__u64	flags;
 	__u8	layer[16];
 	__u64	data_offset[UBLK_BPF_CLONE_LAYERS];
 };

@@ -337,7 +337,9 @@ static __always_inline _Bool is_saved(const struct ublk_bpf_clone *state)
 /* what was planned before it was, is waited for by a drain */
 static __always_inline _Bool is_frozen(const struct ublk_bpf_clone *state)
 {
-	return ((const volatile struct ublk_bpf_clone *)state)->frozen;
+	const volatile struct ublk_bpf_clone *now = state;
+
+	return now->flags & UBLK_BPF_CLONE_F_FROZEN;
 }
 
 static __always_inline _Bool is_busy(const struct ublk_bpf_clone *state,

@@ -18,6 +18,7 @@ namespace ublk::cli {
 namespace {
 
 constexpr std::chrono::milliseconds kLookPeriod{200};
+constexpr std::chrono::seconds kTakeoverWait{5};
 
 int take_over(const Options& options, std::optional<FlattenRequest> flatten,
               Printing printing) {
@@ -52,6 +53,8 @@ Error no_server(uint32_t dev_id) {
 // Until it is done. ECANCELED: somebody has ended it.
 Result<void> wait_for_it(Control& control, const StateStore& states,
                          uint32_t dev_id) {
+  // A takeover is without a server for a moment.
+  auto live = std::chrono::steady_clock::now();
   for (;;) {
     const DeviceState state = TRY(states.load(dev_id));
     if (!state.flatten)
@@ -66,8 +69,9 @@ Result<void> wait_for_it(Control& control, const StateStore& states,
                         "from there",
                         dev_id)));
     const auto info = TRY(control.info(dev_id));
-    if (info.state != UBLK_S_DEV_LIVE)
-      return std::unexpected(no_server(dev_id));
+    const auto at = std::chrono::steady_clock::now();
+    if (info.state == UBLK_S_DEV_LIVE) live = at;
+    if (at - live > kTakeoverWait) return std::unexpected(no_server(dev_id));
     std::this_thread::sleep_for(kLookPeriod);
   }
 }

@@ -431,9 +431,7 @@ void define_diff(Arguments& command, Options& options) {
 
 int run_diff(const Options& options) {
   const StateStore states = StateStore::open_existing();
-  const auto state = states.load(static_cast<uint32_t>(options.dev_id));
-  if (!state) return report(state.error(), options.json);
-  const auto live = live_chain(states, *state);
+  const auto live = live_chain(states, static_cast<uint32_t>(options.dev_id));
   if (!live) return report(live.error(), options.json);
   return print_changes(options, live->chain);
 }

@@ -12,6 +12,7 @@
 #include "cli/daemon.h"
 #include "cli/output.h"
 #include "device/fork.h"
+#include "device/overlap.h"
 #include "device/users.h"
 #include "layer/layer.h"
 #include "sys/unique_fd.h"
@@ -161,8 +162,10 @@ int run_fork(const Options& options) {
   const int status = run_server(options, false, [&](const ServeHooks& hooks) {
     return serve_new({plan->device}, hooks);
   });
-  // Nobody has written to it.
-  if (status != kDone) ::unlink(plan->layer.path.c_str());
+  // The device may be there, although it could not be described.
+  if (status != kDone &&
+      check_no_device_has(StateStore::open_existing(), plan->layer.path))
+    ::unlink(plan->layer.path.c_str());
   return status;
 }
 

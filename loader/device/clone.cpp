@@ -7,8 +7,10 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <memory>
+#include <thread>
 #include <vector>
 
 #include "device/clone_program.h"
@@ -23,6 +25,8 @@ namespace ublk {
 namespace {
 
 constexpr char kMagic[8] = "ublkmap";
+constexpr std::chrono::seconds kLookWait{5};
+constexpr std::chrono::milliseconds kRetryPeriod{50};
 
 MapFileHeader header_of(const LayerHeader& layer, uint64_t words) {
   MapFileHeader header{};
@@ -286,8 +290,10 @@ std::vector<std::optional<LayerUse>> layer_uses(const StateStore& states,
   return uses;
 }
 
-Result<LiveChain> live_chain(const StateStore& states,
-                             const DeviceState& state) {
+namespace {
+
+Result<LiveChain> look_at_chain(const StateStore& states,
+                                const DeviceState& state) {
   if (!is_clone(state.target))
     return fail(EINVAL, "{}: its target is {}: only a clone has layers",
                 device_name(state.dev_id), state.target.type);
@@ -295,8 +301,14 @@ Result<LiveChain> live_chain(const StateStore& states,
   const LayerHeader header = TRY(Layer::read_header(top));
   LiveChain live;
   const auto memory = [&](uint64_t words) -> Result<std::span<uint64_t>> {
-    auto now = live.memory.empty() ? live_words(states, state, header)
-                                   : std::nullopt;
+    std::optional<std::vector<uint64_t>> now;
+    if (live.memory.empty() && !state.target.read_only) {
+      now = live_words(states, state, header);
+      // Not the file's instead: changes would be missing.
+      if (!now)
+        return fail(EAGAIN, "{}: its map cannot be read just now",
+                    device_name(state.dev_id));
+    }
     live.memory.push_back(now ? std::move(*now) : std::vector<uint64_t>(words));
     live.memory.back().resize(words);
     return std::span(live.memory.back());
@@ -306,18 +318,35 @@ Result<LiveChain> live_chain(const StateStore& states,
   return live;
 }
 
+}  // namespace
+
+Result<LiveChain> live_chain(const StateStore& states, uint32_t dev_id) {
+  const auto until = std::chrono::steady_clock::now() + kLookWait;
+  for (;;) {
+    auto live = look_at_chain(states, TRY(states.load(dev_id)));
+    if (live || live.error().code() != EAGAIN ||
+        std::chrono::steady_clock::now() > until)
+      return live;
+    std::this_thread::sleep_for(kRetryPeriod);
+  }
+}
+
 Result<void> write_left_maps(Control& control, const StateStore& states,
                              const Target& target) {
   if (!target.clone || target.clone->read_only()) return {};
   for (const uint32_t dev_id : states.ids()) {
-    const auto state = states.load(dev_id);
+    auto state = states.load(dev_id);
     if (!state || !is_clone(state->target) ||
         state->target.identities.empty() ||
         !state->target.identities[0].same_as(target.spec.identities[0]))
       continue;
     const auto info = control.info(dev_id);
-    if (info ? info->state == UBLK_S_DEV_DEAD : info.error().code() == ENODEV)
-      TRY_IN(device_name(dev_id), write_map_out(states, *state));
+    if (info ? info->state != UBLK_S_DEV_DEAD : info.error().code() != ENODEV)
+      continue;
+    const UniqueFd held =
+        TRY_IN(device_name(dev_id), states.hold_device(dev_id));
+    state = states.load(dev_id);
+    if (state) TRY_IN(device_name(dev_id), write_map_out(states, *state));
   }
   return {};
 }

@@ -73,9 +73,9 @@ struct LiveChain {
   std::vector<std::vector<uint64_t>> memory{};  // outlives the chain
   LayerChain chain{};
 };
-// EINVAL: it is not a clone.
-Result<LiveChain> live_chain(const StateStore& states,
-                             const DeviceState& state);
+// EINVAL: it is not a clone. EAGAIN: in vain for some seconds, as its layers
+// change.
+Result<LiveChain> live_chain(const StateStore& states, uint32_t dev_id);
 
 // Before a clone gets a device: the same for devices of its layer that are
 // dead, or gone. ESTALE and the like: it could not be done for one of them.

@@ -272,7 +272,10 @@ Result<void> CloneProgram::connect(Target& target, uint32_t dev_id) {
     const uint64_t top = words_of_top(clone.header());
     memory.words = all.first(top);
     shared = reinterpret_cast<ublk_bpf_clone*>(memory.shared.data());
-    if (fresh_) fill_below(chain, all.subspan(top));
+    if (fresh_) {
+      fill_below(chain, all.subspan(top));
+      shared->flags = UBLK_BPF_CLONE_F_CAN_FREEZE;
+    }
     std::memcpy(shared->layer, clone.header().uuid.data(),
                 sizeof(shared->layer));
     for (size_t i = 0; i < chain.layers.size(); i++)
@@ -309,8 +312,24 @@ Result<void> CloneProgram::set_frozen(bool frozen) {
   const MmapRegion region =
       TRY(MmapRegion::shared(shared_.get(), kSharedBytes));
   auto* shared = reinterpret_cast<ublk_bpf_clone*>(region.data());
-  std::atomic_ref(shared->frozen).store(frozen);
+  std::atomic_ref flags(shared->flags);
+  if (frozen)
+    flags.fetch_or(UBLK_BPF_CLONE_F_FROZEN);
+  else
+    flags.fetch_and(~UBLK_BPF_CLONE_F_FROZEN);
   return {};
+}
+
+Result<void> CloneProgram::check_can_freeze() const {
+  const MmapRegion region =
+      TRY(MmapRegion::shared(shared_.get(), kSharedBytes));
+  auto* shared = reinterpret_cast<ublk_bpf_clone*>(region.data());
+  if (std::atomic_ref(shared->flags).load() & UBLK_BPF_CLONE_F_CAN_FREEZE)
+    return {};
+  return std::unexpected(
+      Error::plain(EOPNOTSUPP,
+                   "its program is of an earlier version, which cannot be held")
+          .hint("del the device and add it again, which has this one's"));
 }
 
 Result<void> CloneProgram::freeze(Control& control, uint32_t dev_id) {

@@ -48,10 +48,15 @@ class CloneProgram {
   // To a device that is live, or has no server just now. From then on the map
   // outlives the server.
   Result<AttachedState> attach(Control& control, uint32_t dev_id, Clone& clone);
-  // Of one that is attached and connected: it changes the top layer no more,
-  // and nothing that it has begun does. All changes are passed until somebody
-  // connects it again.
+  // Whether the program that is attached has these maps, and so serves with
+  // them.
+  bool shares_maps() const { return !fresh_; }
+  // Of one whose maps are the attached program's: that changes the top layer no
+  // more, and nothing that it has begun does. All changes are passed until
+  // somebody connects it again.
   Result<void> freeze(Control& control, uint32_t dev_id);
+  // EOPNOTSUPP: the attached program is of a version that cannot be.
+  Result<void> check_can_freeze() const;
   Result<void> thaw() { return set_frozen(false); }
 
  private:

@@ -25,9 +25,10 @@ Result<void> check_free_name(const std::string& path) {
 }
 
 // vm1.delta.1 of vm1.delta, or the next number that is free.
-std::string next_name(const std::string& top) {
+std::string next_name(const std::string& top, const std::string& taken) {
   for (uint64_t number = 1;; number++)
-    if (std::string name = fmt("{}.{}", top, number); !is_there(name))
+    if (std::string name = fmt("{}.{}", top, number);
+        !is_there(name) && name != taken)
       return name;
 }
 
@@ -67,7 +68,7 @@ Result<ForkPlan> plan_fork(Control& control, const StateStore& states,
                 name);
   const std::string layer = fs::absolute(request.layer).string();
   TRY(check_free_name(layer));
-  const LiveChain live = TRY(live_chain(states, *device.state));
+  const LiveChain live = TRY(live_chain(states, dev_id));
   const Layer& top = live.chain.layers.front();
   const LayerBase& base = top.header().base;
   ForkPlan plan{.layer = {.path = layer,
@@ -81,9 +82,11 @@ Result<ForkPlan> plan_fork(Control& control, const StateStore& states,
     }
     return plan;
   }
-  plan.sealed = request.sealed.empty() ? next_name(top.file().path)
+  plan.sealed = request.sealed.empty() ? next_name(top.file().path, layer)
                                        : fs::absolute(request.sealed).string();
   TRY(check_free_name(plan.sealed));
+  if (plan.sealed == layer)
+    return fail(EINVAL, "{}: --to and --snapshot are the same", layer);
   plan.layer.base = plan.sealed;
   plan.layer.base_kind = LayerBase::Kind::layer;
   return plan;

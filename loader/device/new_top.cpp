@@ -48,6 +48,11 @@ bool is_file(const std::string& path, const FileIdentity& wanted) {
   return identity && identity->same_as(wanted);
 }
 
+bool is_there(const std::string& path) {
+  std::error_code ignored;
+  return fs::symlink_status(path, ignored).type() != fs::file_type::not_found;
+}
+
 // How a layer in this directory names a file: so that both can be moved
 // together.
 std::string name_from(const std::string& layer, const std::string& path) {
@@ -100,13 +105,22 @@ NewTop::~NewTop() {
 }
 
 Result<void> NewTop::find_place(const LayerChain& chain) {
+  old_ = chain.layers.front().file().identity;
   top_ = chain.layers.front().file().path;
   name_ = fs::path(top_).filename().string();
   new_name_ = fmt(".{}.new", name_);
   dir_ = TRY(open_directory(top_));
+  const std::string made = (fs::path(directory_of(top_)) / new_name_).string();
+  // Of a command that did not come to its end. Whatever else it is stays.
+  if (is_there(made) && !Layer::is_layer(made).value_or(false))
+    return fail(EEXIST,
+                "{}: is in the way: the new layer has this name while it is "
+                "made",
+                made);
   if (!keeps_old()) return {};
   sealed_ = TRY(absolute(request_.sealed));
   sealed_dir_ = TRY(open_directory(sealed_));
+  if (is_there(sealed_)) return std::unexpected(in_the_way());
   const LayerBase& base = chain.layers.front().header().base;
   if (base.kind != LayerBase::Kind::none &&
       !fs::path(base.stored_path).is_absolute() &&
@@ -120,22 +134,28 @@ Result<void> NewTop::find_place(const LayerChain& chain) {
   return {};
 }
 
+Error NewTop::in_the_way() const {
+  Error error = Error::plain(
+      EEXIST, fmt("{}: is there already, and is not overwritten", sealed_));
+  if (sealed_ == top_ || !is_file(sealed_, old_)) return error;
+  return std::move(error).hint(
+      "it is the device's layer under another name, as a snapshot leaves it "
+      "that the power interrupted: the name can be removed");
+}
+
 // A second name of the old top: it is the only one when the first has been
-// given to the new one.
+// given to the new one. Of the file that is open, whatever has its name.
 Result<void> NewTop::link_old(const LayerChain& chain) {
-  const Layer& old = chain.layers.front();
-  if (::linkat(AT_FDCWD, top_.c_str(), sealed_dir_.get(),
-               fs::path(sealed_).filename().c_str(), 0) == 0) {
+  const std::string open =
+      fmt("/proc/self/fd/{}", chain.layers.front().metadata_fd());
+  if (::linkat(AT_FDCWD, open.c_str(), sealed_dir_.get(),
+               fs::path(sealed_).filename().c_str(), AT_SYMLINK_FOLLOW) == 0) {
     linked_ = true;
     return {};
   }
   const int code = errno;
-  // The computer went down in the middle of a snapshot of that name.
-  if (code == EEXIST && is_file(sealed_, old.file().identity)) return {};
+  if (code == EEXIST) return std::unexpected(in_the_way());
   Error error = Error::sys(code, fmt("{}: link to {}", sealed_, top_));
-  if (code == EEXIST)
-    error = Error::plain(
-        EEXIST, fmt("{}: is there already, and is not overwritten", sealed_));
   if (code == EXDEV)
     return std::unexpected(std::move(error).hint(
         fmt("the snapshot is the layer itself, so its name has to be on the "
@@ -144,35 +164,48 @@ Result<void> NewTop::link_old(const LayerChain& chain) {
   return std::unexpected(std::move(error));
 }
 
+Result<void> NewTop::choose_base(const LayerChain& chain,
+                                 Layer::CreateOptions& options) const {
+  const LayerBase& base = chain.layers.front().header().base;
+  if (keeps_old()) {
+    options.base = name_from(top_, sealed_);
+    options.base_kind = LayerBase::Kind::layer;
+    options.seal_base = false;
+    return {};
+  }
+  if (base.kind == LayerBase::Kind::none)
+    return fail(EINVAL,
+                "{}: is on nothing: there is no snapshot to go back to", top_);
+  if (request_.onto.empty()) {
+    options.base = base.stored_path;
+    options.base_kind = base.kind;
+    return {};
+  }
+  const uint32_t depth = TRY(depth_of_layer(chain, request_.onto));
+  if (depth == 0)
+    return fail(EINVAL, "{}: is the layer that is to be reset", request_.onto);
+  const bool is_layer = depth < chain.layers.size();
+  options.base = name_from(
+      top_, is_layer ? chain.layers[depth].file().path : chain.base->path);
+  options.base_kind = is_layer ? LayerBase::Kind::layer : LayerBase::Kind::file;
+  return {};
+}
+
 Result<void> NewTop::make_layer(const LayerChain& chain) {
   const LayerHeader& old = chain.layers.front().header();
   Layer::CreateOptions options{
       .path = (fs::path(directory_of(top_)) / new_name_).string(),
       .size_bytes = old.size_bytes,
       .block_bytes = old.block_bytes};
-  if (keeps_old()) {
-    options.base = name_from(top_, sealed_);
-    options.base_kind = LayerBase::Kind::layer;
-    options.seal_base = false;
-  } else if (!request_.onto.empty()) {
-    const uint32_t depth = TRY(depth_of_layer(chain, request_.onto));
-    if (depth == 0)
-      return fail(EINVAL, "{}: is the layer that is to be reset",
-                  request_.onto);
-    options.base = name_from(top_, chain.layers[depth].file().path);
-    options.base_kind = LayerBase::Kind::layer;
-  } else if (old.base.kind != LayerBase::Kind::none) {
-    options.base = old.base.stored_path;
-    options.base_kind = old.base.kind;
-  }
-  // Of a command that did not come to its end; nobody else has this name.
+  TRY(choose_base(chain, options));
   ::unlinkat(dir_.get(), new_name_.c_str(), 0);
   TRY(Layer::create(options));
   made_ = true;
   struct stat st{};
-  if (::fstatat(dir_.get(), name_.c_str(), &st, 0) != 0 ||
-      ::fchownat(dir_.get(), new_name_.c_str(), st.st_uid, st.st_gid, 0) != 0 ||
-      ::fchmodat(dir_.get(), new_name_.c_str(), st.st_mode & 07777, 0) != 0)
+  const UniqueFd fd = TRY(UniqueFd::open_at(dir_.get(), new_name_, O_RDONLY));
+  if (::fstat(chain.layers.front().metadata_fd(), &st) != 0 ||
+      ::fchown(fd.get(), st.st_uid, st.st_gid) != 0 ||
+      ::fchmod(fd.get(), st.st_mode & 07777) != 0 || ::fsync(fd.get()) != 0)
     return fail_sys(errno, "{}: giving it owner and mode of {}", options.path,
                     top_);
   return {};
@@ -200,6 +233,12 @@ NewTopState NewTop::state() const {
 }
 
 Result<void> NewTop::put_in_place() {
+  // The old one's other name is all that it will have.
+  if (keeps_old() && ::fsync(sealed_dir_.get()) != 0)
+    return fail_sys(errno, "{}: fsync", directory_of(sealed_));
+  const UniqueFd now = TRY(UniqueFd::open_at(dir_.get(), name_, O_PATH));
+  if (!TRY_IN(top_, FileIdentity::of(now.get())).same_as(old_))
+    return fail(ESTALE, "{}: is another file by now", top_);
   if (::renameat(dir_.get(), new_name_.c_str(), dir_.get(), name_.c_str()) != 0)
     return fail_sys(errno, "{}: rename of the new layer", top_);
   in_place_ = true;
@@ -225,16 +264,34 @@ Result<void> clear_new_top(const StateStore& states, uint32_t dev_id) {
   return resolve_new_top(states, *state);
 }
 
+namespace {
+
+// What was made before the new layer got its place. The old one's other name
+// goes only if it has one more.
+void take_back(const NewTopState& made, const std::string& top,
+               const FileIdentity& old) {
+  if (Layer::is_layer(made.made).value_or(false)) ::unlink(made.made.c_str());
+  struct stat st{};
+  if (!made.sealed.empty() && made.sealed != top &&
+      ::lstat(made.sealed.c_str(), &st) == 0 && S_ISREG(st.st_mode) &&
+      st.st_nlink > 1 && is_file(made.sealed, old) && is_file(top, old))
+    ::unlink(made.sealed.c_str());
+}
+
+}  // namespace
+
 Result<void> resolve_new_top(const StateStore& states, DeviceState& state) {
   if (!state.new_top || state.new_top->in_place) return {};
   const NewTopState next = *state.new_top;
-  const auto is = TRY(identity_of(state.target.files[0]));
-  if (!next.identities.empty() && is.same_as(next.identities.front())) {
+  const std::string& top = state.target.files[0];
+  const auto is = identity_of(top);
+  // Whoever needs it says that it is not there.
+  if (!is && is.error().code() == ENOENT) return {};
+  TRY(is);
+  if (!next.identities.empty() && is->same_as(next.identities.front())) {
     move_to_new_top(state);
   } else {
-    ::unlink(next.made.c_str());
-    if (!next.sealed.empty() && is_file(next.sealed, is))
-      ::unlink(next.sealed.c_str());
+    take_back(next, top, *is);
     state.new_top.reset();
   }
   return states.change(state.dev_id, [&](DeviceState& saved) {

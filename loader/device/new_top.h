@@ -66,7 +66,10 @@ class NewTop {
   explicit NewTop(NewTopRequest request) : request_(std::move(request)) {}
   Result<void> find_place(const LayerChain& chain);
   Result<void> link_old(const LayerChain& chain);
+  Result<void> choose_base(const LayerChain& chain,
+                           Layer::CreateOptions& options) const;
   Result<void> make_layer(const LayerChain& chain);
+  Error in_the_way() const;
   Result<void> open(const TargetSpec& spec);
 
   NewTopRequest request_;
@@ -74,6 +77,7 @@ class NewTop {
   std::string name_;     // of it, in its directory
   std::string new_name_;  // likewise, until it is in its place
   std::string sealed_;   // absolute
+  FileIdentity old_{};
   UniqueFd dir_;
   UniqueFd sealed_dir_;
   bool linked_ = false;
@@ -83,7 +87,8 @@ class NewTop {
 };
 
 // A state whose clone is between two tops becomes that of one of them, as what
-// is on the disk says. Without one nothing is done.
+// is on the disk says. Without one nothing is done. The caller has the device
+// (StateStore::hold_device), and has loaded the state since.
 Result<void> resolve_new_top(const StateStore& states, DeviceState& state);
 
 // The same for a device that has such a state, if no other command is at it.

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <span>
 #include <thread>
 
 #include "device/clone.h"
@@ -13,6 +15,7 @@
 #include "device/serve.h"
 #include "device/server_process.h"
 #include "device/workplace.h"
+#include "prog/maps.h"
 #include "sys/sizes.h"
 
 namespace ublk {
@@ -143,6 +146,14 @@ Result<bool> has_program(Control& control, uint32_t dev_id) {
   return TRY(info).prog_id != 0;
 }
 
+Result<bool> uses(uint32_t prog_id, CloneMaps maps) {
+  const auto used = TRY(maps_of_program_ids(std::span(&prog_id, 1)));
+  return std::ranges::any_of(
+             used, [&](const MapInfo& map) { return map.id == maps.bits; }) &&
+         std::ranges::any_of(
+             used, [&](const MapInfo& map) { return map.id == maps.shared; });
+}
+
 // Of a clone that had one. If it is attached its map is the clone's, and no
 // other will do; else the server before this one has ended before it could
 // attach it, and has saved what it wrote.
@@ -157,10 +168,15 @@ Result<std::unique_ptr<CloneProgram>> open_program(Workplace& place,
   if (!state.clone_maps.bits) return CloneProgram::load_for_new_top(target);
   const LayerChain& chain = target.clone->chain();
   const size_t nr_files = chain.layers.size() + (chain.base ? 1 : 0);
-  const bool less =
-      nr_files < TRY(place.control.bpf_info(state.dev_id)).nr_files;
-  auto program = less ? CloneProgram::adopt_for_less(target, state.clone_maps)
-                      : CloneProgram::adopt(target, state.clone_maps);
+  const ublk_bpf_info attached = TRY(place.control.bpf_info(state.dev_id));
+  auto program = CloneProgram::adopt(target, state.clone_maps);
+  // Of a server that was killed before it could attach its program the maps may
+  // be there for a moment.
+  if (program && !TRY(uses(attached.prog_id, state.clone_maps)))
+    program = fail(ENOENT, "map {}: is not of the program that is attached",
+                   state.clone_maps.bits);
+  if (program && nr_files < attached.nr_files)
+    program = CloneProgram::adopt_for_less(target, state.clone_maps);
   // The one that is attached is still that of the top before.
   if (!program && program.error().code() == ENOENT && state.new_top)
     return CloneProgram::load_for_new_top(target);
@@ -201,6 +217,8 @@ Result<void> prepare_new_top(Workplace& place, Heir& heir,
         Error::plain(EBUSY, "is being flattened")
             .hint(fmt("wait for ublk-bpf flatten -n {}, or end it with --stop",
                       heir.before.dev_id)));
+  if (heir.program && heir.program->shares_maps())
+    TRY(heir.program->check_can_freeze());
   const auto note = [&](const NewTopState& made) {
     return place.states.change(heir.before.dev_id, [&](DeviceState& state) {
       state.new_top = made;
@@ -208,7 +226,9 @@ Result<void> prepare_new_top(Workplace& place, Heir& heir,
   };
   heir.next = TRY(NewTop::make(heir.state.target, request, note));
   if (!heir.program) return {};
-  auto program = CloneProgram::load_for_new_top(heir.next->target());
+  const bool has = TRY(has_program(place.control, heir.before.dev_id));
+  auto program = has ? CloneProgram::load_for_new_top(heir.next->target())
+                     : CloneProgram::load(heir.next->target());
   if (!program)
     return std::unexpected(std::move(program).error().in(
         "the program that serves it could not go on"));
@@ -300,7 +320,7 @@ Result<void> change_top(Workplace& place, Heir& heir) {
   const uint32_t dev_id = heir.before.dev_id;
   NewTop& next = *heir.next;
   const auto old = heir.target.clone;
-  if (heir.program && heir.program->is_attached())
+  if (heir.program && heir.program->shares_maps())
     TRY(heir.program->freeze(place.control, dev_id));
   if (next.keeps_old()) TRY(old->save());
   const auto note = [&](DeviceState& state) { state.new_top = next.state(); };
@@ -323,7 +343,8 @@ Result<void> change_top(Workplace& place, Heir& heir) {
 // Of a clone that goes on with the top that it has.
 Result<void> keep_top(Workplace& place, Heir& heir) {
   const uint32_t dev_id = heir.before.dev_id;
-  if (heir.program && heir.program->is_attached()) TRY(heir.program->thaw());
+  heir.next.reset();
+  if (heir.program && heir.program->shares_maps()) TRY(heir.program->thaw());
   return place.states.change(
       dev_id, [](DeviceState& state) { state.new_top.reset(); });
 }
@@ -331,8 +352,11 @@ Result<void> keep_top(Workplace& place, Heir& heir) {
 // What it tells is for whoever waits for it, and for the next server.
 Result<void> begin_flatten(Workplace& place, const Heir& heir, Clone& clone) {
   const uint32_t dev_id = heir.before.dev_id;
-  const auto tell = [&place, dev_id](const FlattenProgress& now) {
-    (void)place.states.change(dev_id, [&](DeviceState& state) {
+  // The thread may outlive the place, when a server is given up.
+  const auto states =
+      std::make_shared<StateStore>(TRY(place.states.duplicate()));
+  const auto tell = [states, dev_id](const FlattenProgress& now) {
+    (void)states->change(dev_id, [&](DeviceState& state) {
       if (!state.flatten) return;
       state.flatten->looked_at_bytes = now.looked_at_bytes;
       state.flatten->copied_bytes = now.copied_bytes;
@@ -340,8 +364,9 @@ Result<void> begin_flatten(Workplace& place, const Heir& heir, Clone& clone) {
       state.flatten->error = now.error ? now.error->line() : "";
     });
   };
-  TRY_IN(device_name(dev_id),
-         clone.flatten(heir.state.flatten->bytes_per_second, tell));
+  if (auto begun = clone.flatten(heir.state.flatten->bytes_per_second, tell);
+      !begun)
+    tell({.error = std::move(begun).error()});
   return {};
 }
 
@@ -368,18 +393,21 @@ Result<Served> succeed(Workplace& place, const ServeHooks& hooks, Heir& heir,
       TRY(keep_top(place, heir));
     }
   const auto clone = heir.target.clone;
+  // The driver gives the server requests as soon as its queues wait for them,
+  // and what it has written the program of before would not read.
+  if (heir.program && heir.program->replaces())
+    TRY(attach_clone(place, *heir.program, dev_id, *clone));
   auto server = TRY_IN(
       device_name(dev_id),
       make_server(place, std::move(heir.target), info, heir.state.affinity));
   auto started = server->start();
-  // Before its server has a request: the one that it replaces reads another top.
-  if (started && heir.program && !heir.program->is_attached())
+  if (started && heir.program && !heir.program->is_attached() &&
+      !heir.program->replaces())
     started = attach_clone(place, *heir.program, dev_id, *clone);
   if (started) started = place.control.end_recovery(dev_id, ::getpid());
   Served served{dev_id, heir.state.instance, std::move(server)};
   if (started && heir.state.flatten)
-    if (auto begun = begin_flatten(place, heir, *clone); !begun)
-      hooks.trouble(begun.error());
+    TRY(begin_flatten(place, heir, *clone));
   if (started) return served;
   (void)served.server.release();
   return std::unexpected(std::move(started).error());

@@ -238,6 +238,15 @@ Result<void> write_out(const StateStore& states, const DeviceState& state,
   return {};
 }
 
+// Of a clone, that no command is changing its layers meanwhile, which ends with
+// another state than was loaded before. Not with --force.
+Result<UniqueFd> hold_layers(const StateStore& states, uint32_t dev_id,
+                             bool force) {
+  const auto state = states.load(dev_id);
+  if (force || !state || !is_clone(state->target)) return UniqueFd();
+  return TRY_IN(device_name(dev_id), states.hold_device(dev_id));
+}
+
 // All but the wait for its server.
 Result<void> remove_one(Control& control, const StateStore& states,
                         uint32_t dev_id, Removal how, const EndOptions& options,
@@ -248,6 +257,7 @@ Result<void> remove_one(Control& control, const StateStore& states,
     if (info.error().code() == ENODEV) TRY(forget(states, dev_id));
     return std::unexpected(info.error());
   }
+  const UniqueFd held = TRY(hold_layers(states, dev_id, options.force));
   const auto state = states.load(dev_id);
   const std::string instance = state ? state->instance : "";
   const Pins pins = state ? state->pins() : Pins{};
@@ -277,6 +287,7 @@ Result<void> remove_one(Control& control, const StateStore& states,
 }  // namespace
 
 Result<void> forget(const StateStore& states, uint32_t dev_id) {
+  const UniqueFd held = TRY(hold_layers(states, dev_id, false));
   if (const auto state = states.load(dev_id)) {
     TRY_IN(device_name(dev_id), write_map_out(states, *state));
     remove_pins(state->pins());
@@ -287,6 +298,7 @@ Result<void> forget(const StateStore& states, uint32_t dev_id) {
 Result<void> stop_device(Control& control, const StateStore& states,
                          uint32_t dev_id, bool driver_checks,
                          const EndOptions& options) {
+  const UniqueFd held = TRY(hold_layers(states, dev_id, options.force));
   const auto state = states.load(dev_id);
   // It would go with the clone's program.
   const auto kept = state ? hold_maps(*state) : std::vector<UniqueFd>();

@@ -324,6 +324,12 @@ StateStore StateStore::open_existing(const std::string& dir) {
   return StateStore(dir, fd ? std::move(*fd) : UniqueFd());
 }
 
+Result<StateStore> StateStore::duplicate() const {
+  UniqueFd fd(::fcntl(fd_.get(), F_DUPFD_CLOEXEC, 0));
+  if (!fd.valid()) return fail_sys(errno, "{}: dup", dir_);
+  return StateStore(dir_, std::move(fd));
+}
+
 Result<DeviceState> StateStore::load(uint32_t dev_id) const {
   const std::string name = file_name(dev_id);
   if (!fd_.valid()) return fail_sys(ENOENT, "{}/{}: open", dir_, name);

@@ -105,6 +105,9 @@ class StateStore {
   // Without creating it: empty if it is not there.
   static StateStore open_existing(const std::string& dir = state_dir());
 
+  // The same directory once more.
+  Result<StateStore> duplicate() const;
+
   // ENOENT: this device is not ours. EPROTO: it is no state of this device.
   Result<DeviceState> load(uint32_t dev_id) const;
   Result<void> save(const DeviceState& state) const;

@@ -104,8 +104,8 @@ Result<void> check_base_layer(const std::string& layer, const LayerBase& base,
         Error::plain(ETXTBSY, fmt("{}: its base {} is not sealed, and may have "
                                   "changed since",
                                   layer, base.path))
-            .hint("if a snapshot was interrupted, the upper one is empty: to "
-                  "serve it finishes the snapshot"));
+            .hint("if a snapshot was interrupted, the upper one is empty: a "
+                  "device of it that can be written finishes the snapshot"));
   return {};
 }
 

@@ -14,6 +14,7 @@
 #include <thread>
 #include <utility>
 
+#include "layer/chain.h"
 #include "server/drains.h"
 #include "server/flatten.h"
 
@@ -64,7 +65,7 @@ void BusyBlocks::share(ublk_bpf_clone* shared) {
   shared_ = shared;
   // Of a server that ended in the middle of something.
   std::atomic_ref(shared->busy).store(0);
-  std::atomic_ref(shared->frozen).store(0);
+  std::atomic_ref(shared->flags).fetch_and(~UBLK_BPF_CLONE_F_FROZEN);
 }
 
 void BusyBlocks::tell(const Hold& hold, bool busy) {
@@ -266,6 +267,13 @@ std::vector<int> Clone::ring_files() const {
     files.push_back(layer.file().fd.get());
   if (chain_.base) files.push_back(chain_.base->fd.get());
   return files;
+}
+
+Result<void> Clone::check_base() const {
+  if (!chain_.base) return {};
+  const Layer& lowest = chain_.layers.back();
+  return check_base_file(lowest.file().path, lowest.header().base,
+                         *chain_.base);
 }
 
 const Backing* Clone::file_of(const Extent& extent) const {

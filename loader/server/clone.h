@@ -237,6 +237,8 @@ class Clone {
   bool keeps_map() const { return keeps_map_.load(std::memory_order_acquire); }
   void keep_map(bool keeps) { keeps_map_.store(keeps); }
 
+  // ESTALE: the file below the layers has changed since they were opened.
+  Result<void> check_base() const;
   // Where an extent's bytes are; nullptr: they are zeroes.
   const Backing* file_of(const Extent& extent) const;
 

@@ -49,6 +49,10 @@ Result<uint64_t> read_file(const Backing& file, std::byte* to, uint64_t bytes,
     if (got == 0) break;
     done += static_cast<uint64_t>(got);
   }
+  // What it has lost since it was opened is an error to readers, not zeroes.
+  if (done < bytes && offset + done < file.size_bytes)
+    return fail(EIO, "{}: is cut short: it ends at offset {}", file.path,
+                offset + done);
   return done;
 }
 
@@ -110,6 +114,7 @@ void Flatten::run(const std::stop_token& stop) {
   begun_ = told_ = steady_clock::now();
   auto done = bring_all(stop);
   if (done && !stop.stop_requested()) done = save();
+  if (done && !stop.stop_requested()) done = clone_.check_base();
   if (done && !stop.stop_requested()) {
     done = clone_.top().make_independent();
     progress_.done = done.has_value();

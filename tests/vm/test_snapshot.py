@@ -453,6 +453,101 @@ def test_what_cannot_be_taken_is_refused_with_nothing_changed(lab, where, golden
     assert not taken.exists()
 
 
+def test_names_that_would_lose_the_layer_are_refused(lab, where, golden, delta):
+    device = add(lab, delta)
+    data = pattern(0, 65536)
+    with Opened(device.path) as f:
+        f.write(MIB, data)
+    linked, symbolic = where / "linked", where / "symbolic"
+    os.link(delta, linked)
+    os.symlink(delta, symbolic)
+    for path in (delta, linked, symbolic):
+        refused(cli.run("snapshot", "-n", device.id, "--to", path, "--json"), "EEXIST", str(path))
+        assert path.is_symlink() if path == symbolic else os.stat(path).st_ino == os.stat(delta).st_ino
+    refused(cli.run("fork", "-n", device.id, "--to", where / "x", "--snapshot", where / "x", "--json"), "EINVAL", "the same")
+    refused(cli.run("fork", "-n", device.id, "--to", f"{golden}.plain", "--snapshot", delta, "--json"), "EEXIST", delta)
+    in_the_way = where / f".{os.path.basename(delta)}.new"
+    in_the_way.write_text("somebody's")
+    refused(cli.run("snapshot", "-n", device.id, "--to", where / "x", "--json"), "EEXIST", "in the way")
+    assert in_the_way.read_text() == "somebody's"
+    in_the_way.unlink()
+    # a name that the fork would have chosen itself
+    forked = fork(lab, device, f"{delta}.1")
+    assert layers_of(device)[1] == f"{delta}.2" == layers_of(forked)[1]
+    assert holds(device.path, data, MIB) and holds(forked.path, data, MIB)
+
+
+def test_reset_needs_something_to_go_back_to(lab, where, golden):
+    device = add(lab, layer(where / "alone", size=SIZE))
+    data = pattern(0, 65536)
+    with Opened(device.path) as f:
+        f.write(MIB, data)
+    refused(cli.run("reset", "-n", device.id, "--json"), "EINVAL", "is on nothing")
+    assert holds(device.path, data, MIB)
+    other = add(lab, layer(where / "other", base=golden))
+    snapshot(other, where / "snapshot")
+    with Opened(other.path) as f:
+        f.write(MIB, data)
+    cli.ok("reset", "-n", other.id, "--to", golden)
+    assert layers_of(other) == [str(where / "other"), golden]
+    assert not holds(other.path, data, MIB)
+
+
+@pytest.mark.face
+def test_snapshot_after_a_flatten_that_nobody_waited_for_is_a_moment(lab, where):
+    """The program that is attached then has more files than the chain, and the same maps."""
+    base = layer(where / "base", size=SIZE)
+    device = add(lab, layer(where / "delta", base=base), q=2)
+    command = subprocess.Popen([cli.COMMAND, "flatten", "-n", str(device.id), "--rate", "64M"], stdin=subprocess.DEVNULL,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for("it to begin", lambda: device.info()["flatten"])
+    command.kill()
+    command.wait()
+    wait_for("its end", lambda: device.info()["flatten"] is None or device.info()["flatten"]["done"])
+    # on an empty one it is done before the command sees it, as a rule; then this is a snapshot like another
+    with Writers(device) as writers:
+        wait_for("some writes", lambda: all(len(log) > 20 for log in writers.log))
+        begun = time.monotonic()
+        path = snapshot(device, where / "snapshot")
+        ended = time.monotonic()
+    now = time.monotonic()
+    writers.check(device.path, now, now)
+    old = lab.add("clone", path, read_only=True)
+    writers.check(old.path, begun, ended)
+
+
+@pytest.mark.face
+def test_nothing_old_is_read_after_a_write_that_the_new_server_did(lab, where, golden):
+    """Each is read back as soon as it is done, by somebody who did not wait in the driver himself."""
+    device = add(lab, layer(where / "delta", base=golden), q=2)
+    stop, wrong = threading.Event(), []
+
+    def write_and_read(block):
+        with Opened(device.path) as f:
+            number = 0
+            while not stop.is_set() and not wrong:
+                number += 1
+                data = number.to_bytes(8, "little") * 64
+                f.write(block * 4096, data)  # a part of a block
+                if f.read(block * 4096, 512) != data:
+                    wrong.append((block, number))
+
+    for n in range(4):
+        # fresh ones each time, one after the other: those of before may all wait in the driver
+        stop.clear()
+        threads = [threading.Thread(target=write_and_read, args=(n * 64 + k,)) for k in range(32)]
+        command = subprocess.Popen([cli.COMMAND, "snapshot", "-n", str(device.id), "--to", str(where / f"after{n}")],
+                                   stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        for thread in threads:
+            thread.start()
+            time.sleep(0.02)
+        assert command.wait(timeout=cli.seconds(60)) == 0
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert not wrong, wrong
+
+
 def test_chain_that_is_as_long_as_can_be_is_refused(lab, where):
     device = add(lab, layer(where / "delta", size=SIZE))
     for n in range(15):
