@@ -124,9 +124,14 @@ def test_random_io_is_what_it_is_in_memory_across_snapshots(lab, where, golden, 
 
 
 class Writers:
-    """Each writes its own blocks, with numbers that grow; knows what each may have had at which time."""
+    """
+    Each writes its own blocks, with numbers that grow; knows what each may have had at which time. There are more blocks
+    than are written between two snapshots: some are first writes at any time.
+    """
 
-    def __init__(self, device, nr=4, blocks=24, block=4096):
+    SIZE = 32 * MIB
+
+    def __init__(self, device, nr=4, blocks=2000, block=4096):
         self.path, self.block, self.blocks = device.path, block, blocks
         self.log = [[] for _ in range(nr)]  # (block, number, begun, ended)
         self.stop = threading.Event()
@@ -140,11 +145,11 @@ class Writers:
                 number = 0
                 while not self.stop.is_set():
                     number += 1
-                    block = (me + len(self.log) * (number * 7 % self.blocks)) * 5 + 3
+                    block = me + len(self.log) * (number * 7 % self.blocks)
                     data = number.to_bytes(8, "little") * (self.block // 8)
                     begun = time.monotonic()
-                    # now and then a part of a block
-                    part = data[:512] if number % 5 == 0 else data
+                    # of half of them now and then a part of a block, which waits for a server; the others need none
+                    part = data[:512] if me % 2 and number % 5 == 0 else data
                     f.write(block * self.block, part)
                     ended = time.monotonic()
                     self.longest = max(self.longest, ended - begun)
@@ -167,27 +172,45 @@ class Writers:
         """First sectors: not older than what was there when it began, not newer than what had begun when it ended."""
         with Opened(path, flags=os.O_RDONLY) as f:
             for log in self.log:
-                for block in {entry[0] for entry in log}:
-                    writes = [entry for entry in log if entry[0] == block]
+                of_block = {}
+                for entry in log:
+                    of_block.setdefault(entry[0], []).append(entry)
+                for block, writes in of_block.items():
                     oldest = max((number for _, number, _, done in writes if done < begun), default=0)
                     newest = max((number for _, number, at, _ in writes if at < ended), default=0)
                     has = int.from_bytes(f.read(block * self.block, 512)[:8], "little")
                     assert oldest <= has <= newest, f"block {block}: has {has}, not {oldest} to {newest}"
 
 
+def snapshot_slowly(device, to):
+    """Its server is held up at each lock that it takes, also between its steps; a tracer goes with it."""
+    strace = ["strace", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", "trace=flock", "-e", "inject=flock:delay_enter=100ms"]
+    process = subprocess.Popen([*strace, cli.COMMAND, "snapshot", "-n", str(device.id), "--to", str(to), "--json"],
+                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    said = json.loads(process.stdout.readline())
+    assert "error" not in said, said
+    return process
+
+
 @by_both
 def test_snapshot_is_a_moment_of_the_device(lab, where, bpf):
-    device = add(lab, layer(where / "delta", size=SIZE), bpf, q=2)
-    taken = []
+    device = add(lab, layer(where / "delta", size=Writers.SIZE), bpf, q=2)
+    taken, slow = [], []
     with Writers(device) as writers:
         for n in range(8 if cli.FULL else 4):
             wait_for("some writes", lambda: all(len(log) > 20 * (n + 1) for log in writers.log))
             begun = time.monotonic()
-            path = snapshot(device, where / f"snapshot{n}")
+            path = str(where / f"snapshot{n}")
+            if n % 2:
+                slow.append(snapshot_slowly(device, path))
+            else:
+                snapshot(device, path)
             taken.append((path, begun, time.monotonic()))
     now = time.monotonic()
     writers.check(device.path, now, now)
     device.delete()
+    for process in slow:
+        process.communicate(timeout=cli.seconds(60))
     print(f"the longest write took {writers.longest * 1000:.0f} ms")
     for path, begun, ended in taken:
         check_clean(path)
@@ -496,7 +519,7 @@ def test_reset_needs_something_to_go_back_to(lab, where, golden):
 @pytest.mark.face
 def test_snapshot_after_a_flatten_that_nobody_waited_for_is_a_moment(lab, where):
     """The program that is attached then has more files than the chain, and the same maps."""
-    base = layer(where / "base", size=SIZE)
+    base = layer(where / "base", size=Writers.SIZE)
     device = add(lab, layer(where / "delta", base=base), q=2)
     command = subprocess.Popen([cli.COMMAND, "flatten", "-n", str(device.id), "--rate", "64M"], stdin=subprocess.DEVNULL,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
