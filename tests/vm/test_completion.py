@@ -11,11 +11,11 @@ from pathlib import Path
 
 import cli
 import pytest
+import tracing
 from blockio import BLKDISCARD, MIB, Opened, pattern
 from cli import wait_for
 from lab import sh
 
-BPFFS = Path("/sys/fs/bpf")
 SECONDS = float(os.environ.get("UBLK_BPF_RACE_SECONDS", "4"))
 # what all readers read
 SIZE = 64 << 10
@@ -25,14 +25,8 @@ SIZE = 64 << 10
 def held_up(lab):  # which deletes its devices after that, when nobody is held up any more
     """Between submission and return: each task named held..., or, where nothing can be traced, whoever runs on processor 0."""
     if cli.TRACEPOINTS:
-        if not os.path.ismount(BPFFS):
-            sh("mount", "-t", "bpf", "bpf", BPFFS)
-        where = BPFFS / "slow_return"
-        sh("bpftool", "prog", "loadall", cli.program("slow_return"), where, "autoattach")
-        yield
-        for pin in where.iterdir():
-            pin.unlink()
-        where.rmdir()
+        with tracing.held_up("slow_return"):
+            yield
     else:
         hog = multiprocessing.Process(target=preempt, daemon=True)
         hog.start()
