@@ -43,6 +43,23 @@ def test_command_that_a_server_hands_in_while_it_is_quiesced_is_canceled_whole(l
     fio_verify(device.path, bs="4k", iodepth=16, size="2m")
 
 
+@needs_tracing
+def test_server_that_dies_while_it_is_quiesced_is_no_reason_to_warn(lab):
+    """Its ring finds commands that QUIESCE_DEV has taken, but not completed yet."""
+    device = lab.add("null", size="1M", r=1, q=1, d=64)
+    for _ in range(ROUNDS):
+        pid = device.server_pid()
+        with held_up("slow_done") as times:
+            quiesce = Background(cli.run, "quiesce", "-n", device.id, "--json")
+            wait_for("some of its commands to be canceled", lambda: times() > 2)
+            os.kill(pid, signal.SIGKILL)
+            quiesce.join()
+        quiesced(device)
+        cli.ok("recover", "-n", device.id)
+    with Opened(device.path) as f:
+        f.read(0, 4096)
+
+
 def write(path):
     with Opened(path) as f:
         f.write(0, pattern(0, MIB))
