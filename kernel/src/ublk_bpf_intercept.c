@@ -70,11 +70,23 @@ void ublk_bpf_intercept(struct ublk_bpf_dev *bd, bool on)
 		bdev_clear_flag(bd->disk->part0, BD_HAS_SUBMIT_BIO);
 }
 
+/*
+ * Below ->submit_bio() it goes to the list of bios that come next, by hand: it
+ * has been checked, throttled and counted already, and would be once more.
+ */
+static void ublk_bpf_resubmit(struct bio *bio)
+{
+	if (current->bio_list)
+		bio_list_add(&current->bio_list[0], bio);
+	else
+		submit_bio_noacct(bio);
+}
+
 /* Of a partition that was added meanwhile, and has the flag of its disk */
 static void ublk_bpf_partition_to_mq(struct bio *bio)
 {
 	bdev_clear_flag(bio->bi_bdev, BD_HAS_SUBMIT_BIO);
-	submit_bio_noacct(bio);
+	ublk_bpf_resubmit(bio);
 }
 
 /* A bio of which the block layer is to make a request */
@@ -104,7 +116,7 @@ void ublk_bpf_to_mq(struct ublk_bpf_dev *bd, struct bio *bio)
 	bio->bi_opf |= REQ_DRV;
 	/* not bio_set_dev(): it stays with the same queue's blkcg */
 	bio->bi_bdev = shadow;
-	submit_bio_noacct(bio);
+	ublk_bpf_resubmit(bio);
 }
 EXPORT_SYMBOL_GPL(ublk_bpf_to_mq);
 

@@ -98,3 +98,35 @@ def test_bio_that_is_split_while_a_program_is_attached_does_not_wait_for_itself(
         assert device.counters()["bios"] > 0
         device.detach()
     assert_same(device.path, disk.path, 16 * MIB)
+
+
+@pytest.fixture
+def group():
+    """A cgroup whose I/O is counted and can be limited."""
+    root = Path("/sys/fs/cgroup")
+    if "io" not in (root / "cgroup.controllers").read_text().split():
+        pytest.skip("this kernel has no io controller")
+    (root / "cgroup.subtree_control").write_text("+io")
+    where = root / "ublk-bpf-io"
+    where.mkdir()
+    yield where
+    wait_for("the cgroup to be empty", lambda: not (where / "cgroup.procs").read_text())
+    where.rmdir()
+
+
+@pytest.mark.parametrize("name", ["loop", "pass", None])
+def test_bio_counts_once_whoever_serves_it(lab, group, name):
+    """A limit of I/Os per second is one of what users ask for."""
+    device, _ = lab.loop_device(4)
+    if name:
+        device.attach(name)
+    number = sh("cat", f"/sys/block/ublkb{device.id}/dev").stdout.strip()
+    dd = ["dd", f"if={device.path}", "of=/dev/null", "bs=4k", "count=64", "iflag=direct", "status=none"]
+    subprocess.run(dd, preexec_fn=lambda: (group / "cgroup.procs").write_text(str(os.getpid())), timeout=cli.seconds(60), check=True)
+
+    def counted():
+        lines = [line.split() for line in (group / "io.stat").read_text().splitlines()]
+        return next((dict(p.split("=") for p in line[1:]) for line in lines if line[0] == number), None)
+
+    seen = wait_for("what was read", counted)
+    assert (seen["rios"], seen["rbytes"]) == ("64", str(64 * 4096)), seen
