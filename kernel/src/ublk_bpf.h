@@ -37,7 +37,8 @@ struct ublk_bpf_stats;
  * @disk:	set from start to stop, under ublk_bpf_lock
  * @nr_hw_queues: from the first start on
  * @wq:		of works that may block for long; from the first attach on
- * @own_wq:	of what could otherwise wait for itself, see ublk_bpf_work.c
+ * @own_lane_wq: of what could otherwise wait for itself, see ublk_bpf_work.c
+ * @own_slow_wq: likewise
  * @lanes:	two per hardware queue, see struct ublk_bpf_lane; as @wq
  * @bvecs:	a reserve for requests of many bios; as @wq
  * @nr_attach:	see struct ublk_bpf_info
@@ -67,7 +68,8 @@ struct ublk_bpf_dev {
 	struct gendisk			*disk;
 	unsigned int			nr_hw_queues;
 	struct workqueue_struct		*wq;
-	struct workqueue_struct		*own_wq;
+	struct workqueue_struct		*own_lane_wq;
+	struct workqueue_struct		*own_slow_wq;
 	struct ublk_bpf_lane		*lanes;
 	mempool_t			*bvecs;
 	u64				nr_attach;

@@ -15,7 +15,8 @@
  * them. A rescuer is a thread, so they share queues: one for lanes, one for
  * what waits for more than a request of the backing. This holds as long as the
  * backing does its work without ours: a device on top of others, or of what may
- * hide them, has a queue of its own, or the rescuer could wait for itself.
+ * hide them, has queues of its own, or the rescuer could wait for itself. Two,
+ * like the others: what waits for the reserve of bvecs waits for lanes.
  *
  * Works that enter a file system have none, like the loop driver's: a file
  * system waits for works of queues without a rescuer (ext4 for its discards
@@ -79,7 +80,7 @@ void ublk_bpf_queue_retire(struct ublk_bpf_att *att)
 /* Of works that wait for more than a request of the backing */
 struct workqueue_struct *ublk_bpf_slow_queue(const struct ublk_bpf_dev *bd)
 {
-	return READ_ONCE(bd->own_wq) ?: ublk_bpf_slow_wq;
+	return READ_ONCE(bd->own_slow_wq) ?: ublk_bpf_slow_wq;
 }
 
 /* Of a lane: of files, or of block devices */
@@ -88,7 +89,7 @@ struct workqueue_struct *ublk_bpf_lane_queue(const struct ublk_bpf_dev *bd,
 {
 	if (reg)
 		return ublk_bpf_file_lane_wq;
-	return READ_ONCE(bd->own_wq) ?: ublk_bpf_lane_wq;
+	return READ_ONCE(bd->own_lane_wq) ?: ublk_bpf_lane_wq;
 }
 
 static void ublk_bpf_alloc_workers(struct ublk_bpf_dev *bd)
@@ -109,6 +110,21 @@ static void ublk_bpf_alloc_workers(struct ublk_bpf_dev *bd)
 				 bd->dev_id);
 }
 
+static bool ublk_bpf_alloc_own(struct ublk_bpf_dev *bd)
+{
+	const unsigned int rescued = WQ_UNBOUND | WQ_MEM_RECLAIM;
+
+	if (!bd->own_lane_wq)
+		WRITE_ONCE(bd->own_lane_wq,
+			   alloc_workqueue("ublk_bpf%u_own", rescued,
+					   WQ_MAX_ACTIVE, bd->dev_id));
+	if (!bd->own_slow_wq)
+		WRITE_ONCE(bd->own_slow_wq,
+			   alloc_workqueue("ublk_bpf%u_slow", rescued,
+					   WQ_MAX_ACTIVE, bd->dev_id));
+	return bd->own_lane_wq && bd->own_slow_wq;
+}
+
 /*
  * The first attach pays for what a device without a program does not need. It
  * waits for memory, so not under ublk_bpf_lock.
@@ -116,7 +132,7 @@ static void ublk_bpf_alloc_workers(struct ublk_bpf_dev *bd)
 int ublk_bpf_init_workers(struct ublk_bpf_dev *bd, bool stacked)
 {
 	static DEFINE_MUTEX(lock);
-	struct workqueue_struct *own;
+	int ret;
 
 	if (!ublk_bpf_retire_wq)
 		return -ENOMEM;
@@ -128,14 +144,9 @@ int ublk_bpf_init_workers(struct ublk_bpf_dev *bd, bool stacked)
 		ublk_bpf_alloc_workers(bd);
 	if (!bd->wq)
 		ublk_bpf_exit_workers(bd);
-	if (bd->wq && stacked && !bd->own_wq) {
-		own = alloc_workqueue("ublk_bpf%u_own",
-				      WQ_UNBOUND | WQ_MEM_RECLAIM,
-				      WQ_MAX_ACTIVE, bd->dev_id);
-		WRITE_ONCE(bd->own_wq, own);
-	}
+	ret = bd->wq && (!stacked || ublk_bpf_alloc_own(bd)) ? 0 : -ENOMEM;
 	mutex_unlock(&lock);
-	return bd->wq && (bd->own_wq || !stacked) ? 0 : -ENOMEM;
+	return ret;
 }
 
 /* No request is left; but a work that has issued the last one may still run */
@@ -147,7 +158,8 @@ void ublk_bpf_exit_workers(struct ublk_bpf_dev *bd)
 		for (i = 0; i < bd->nr_hw_queues * 2; i++)
 			flush_work(&bd->lanes[i].work);
 	}
-	ublk_bpf_destroy_queue(&bd->own_wq);
+	ublk_bpf_destroy_queue(&bd->own_slow_wq);
+	ublk_bpf_destroy_queue(&bd->own_lane_wq);
 	ublk_bpf_destroy_queue(&bd->wq);
 	kfree(bd->lanes);
 	bd->lanes = NULL;
