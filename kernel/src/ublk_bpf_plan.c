@@ -291,8 +291,9 @@ static noinline int ublk_bpf_plan_any(struct ublk_bpf_ctx_kern *kctx,
 }
 
 /*
- * The plan of most requests: one READ or WRITE of all their data. False, with
- * nothing done, if it is any other, or if anything is wrong with it.
+ * What most plans consist of: a READ or WRITE of all the request's data, or, for
+ * a mirror, some. False, with nothing done, if it is any other, or if anything
+ * is wrong with it.
  */
 static __always_inline bool
 ublk_bpf_plan_plain(struct ublk_bpf_ctx_kern *kctx,
@@ -301,15 +302,16 @@ ublk_bpf_plan_plain(struct ublk_bpf_ctx_kern *kctx,
 	const struct ublk_bpf_att *att = kctx->att;
 	struct ublk_bpf_req *req = kctx->req;
 	const enum req_op op = ublk_bpf_req_op(req);
-	struct ublk_bpf_sqe *s = req->sqes;
 	const struct ublk_bpf_file *f;
+	const u8 nr = req->nr;
+	struct ublk_bpf_sqe *s;
 	u32 mask;
 
 	if (op > REQ_OP_WRITE ||
 	    sqe->opcode != IORING_OP_READ + (__force u32)op)
 		return false;
-	if (target | req->nr | sqe->flags | sqe->op_flags ||
-	    sqe->reserved | sqe->addr)
+	if (target | sqe->flags | sqe->op_flags ||
+	    sqe->reserved | sqe->addr || nr == UBLK_BPF_MAX_SQES)
 		return false;
 	if (!sqe->len || sqe->len != req->bytes ||
 	    (u32)sqe->fd >= att->nr_files)
@@ -321,6 +323,7 @@ ublk_bpf_plan_plain(struct ublk_bpf_ctx_kern *kctx,
 	if ((sqe->off | sqe->len) & mask || sqe->off > LLONG_MAX - sqe->len)
 		return false;
 
+	s = &req->sqes[nr];
 	s->off = sqe->off;
 	s->len = sqe->len;
 	s->data_off = 0;
@@ -328,10 +331,11 @@ ublk_bpf_plan_plain(struct ublk_bpf_ctx_kern *kctx,
 	s->op_flags = 0;
 	s->opcode = sqe->opcode;
 	s->fd = sqe->fd;
-	s->idx = 0;
+	s->idx = nr;
 	s->link = false;
-	req->user_data = sqe->user_data;
-	req->nr = 1;
+	if (!nr)
+		req->user_data = sqe->user_data;
+	req->nr = nr + 1;
 	return true;
 }
 
