@@ -34,7 +34,7 @@ class Job:
         return self.count + self.count // 8 + 1
 
 
-COLUMNS = [(4096, 1, 1600), (65536, 1, 480), (4096, 32, 4800), (65536, 32, 1200)]
+COLUMNS = [(4096, 1, 1600), (65536, 1, 1600), (4096, 32, 4800), (65536, 32, 1200)]
 JOBS = [Job(rw, *column) for rw in ("read", "write") for column in COLUMNS]
 AIO_JOBS = [replace(j, engine="libaio") for j in JOBS]
 PEER_JOBS = [j for j in JOBS if j.bs == 4096]
