@@ -69,7 +69,8 @@ class Trouble:
                 # all of them, however short the run is
                 self.random.shuffle(acts)
                 for act in acts:
-                    if self._stop.wait(self.random.random() * 0.5):
+                    # commands take their time on a slow machine: there is to be I/O between them
+                    if self._stop.wait(seconds(self.random.random() * 0.5)):
                         break
                     act()
                     self.done[act.__name__] = self.done.get(act.__name__, 0) + 1
