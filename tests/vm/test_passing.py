@@ -2,7 +2,7 @@
 """A program that passes each request or redirects it, by chance: the server and the program are one device."""
 
 import pytest
-from blockio import MIB, Load, Opened, assert_same, fio_verify, pattern
+from blockio import MIB, Load, Opened, assert_same, fio, fio_verify, pattern
 from cli import ok, wait_for
 from lab import sh, write_file
 from test_kill import kill_server, quiesced
@@ -38,6 +38,18 @@ def test_what_is_passed_in_batches_is_served_though_the_last_of_many_is_redirect
     fio_verify(device.path, io_size=4 * MIB, iodepth_batch=16, timeout=30, **JOB)
     assert shared_fairly(device), device.counters()
     assert_same(device.path, disk, SIZE)
+
+
+def test_server_hears_of_each_batch_whose_last_request_is_redirected(lab, features):  # noqa: F811
+    """A scheduler sorts eight reads, and hands them over in one go: nobody comes after the last one, which the program has."""
+    need(features, "batch_io")
+    sh("modprobe", "-q", "mq-deadline", check=False)
+    device, _ = lab.loop_device(16, q=1, b=True)
+    write_file(f"/sys/class/block/ublkb{device.id}/queue/scheduler", "mq-deadline")
+    device.attach("eighth")
+    fio(device.path, rw="read:4k", bs="4k", iodepth=8, iodepth_batch=8, iodepth_batch_complete_min=8, size="8m", io_size="1m", timeout=30)
+    counters = device.counters()
+    assert (counters["passed"], counters["redirected"]) == (224, 32), counters
 
 
 def test_flush_covers_what_completed_before_it_whoever_serves(lab, caching_disk):  # noqa: F811
