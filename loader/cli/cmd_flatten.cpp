@@ -35,9 +35,10 @@ int take_over(const Options& options, std::optional<FlattenRequest> flatten,
 
 void show(const FlattenState& now, bool last) {
   if (!::isatty(STDERR_FILENO)) return;
-  const double part = now.size_bytes ? static_cast<double>(now.looked_at_bytes) /
-                                           static_cast<double>(now.size_bytes)
-                                     : 1;
+  const double part = now.size_bytes
+                          ? static_cast<double>(now.looked_at_bytes) /
+                                static_cast<double>(now.size_bytes)
+                          : 1;
   std::fputs(fmt("\rflatten: {:3.0f}%, {} MiB copied{}", part * 100,
                  now.copied_bytes >> 20, last ? "\n" : "")
                  .c_str(),
@@ -45,8 +46,8 @@ void show(const FlattenState& now, bool last) {
 }
 
 Error no_server(uint32_t dev_id) {
-  return Error::plain(ESRCH, fmt("{}: its server has ended",
-                                 device_name(dev_id)))
+  return Error::plain(ESRCH,
+                      fmt("{}: its server has ended", device_name(dev_id)))
       .hint(fmt("ublk-bpf recover -n {}: the new one goes on with it", dev_id));
 }
 
