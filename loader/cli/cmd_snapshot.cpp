@@ -119,8 +119,8 @@ int run_reset(const Options& options) {
   if (used)
     if (auto dropped = drop_cache(dev_id); !dropped)
       return report(dropped.error(), options.json);
-  const int status = run_new_top(
-      options, {.kind = NewTopRequest::Kind::reset, .onto = for_server(options.to)});
+  const int status = run_new_top(options, {.kind = NewTopRequest::Kind::reset,
+                                           .onto = for_server(options.to)});
   if (status == kDone && used)
     if (auto dropped = drop_cache(dev_id); !dropped) warn(dropped.error());
   return status;
@@ -146,9 +146,10 @@ void define_fork(Arguments& command, Options& options) {
 int run_fork(const Options& options) {
   auto control = Control::open(options.control());
   if (!control) return report(control.error(), options.json);
-  const auto plan = plan_fork(*control, StateStore::open_existing(),
-                              static_cast<uint32_t>(options.dev_id),
-                              {.layer = options.to, .sealed = options.snapshot});
+  const auto plan =
+      plan_fork(*control, StateStore::open_existing(),
+                static_cast<uint32_t>(options.dev_id),
+                {.layer = options.to, .sealed = options.snapshot});
   if (!plan) return report(plan.error(), options.json);
   if (!plan->sealed.empty())
     if (const int status = run_new_top(

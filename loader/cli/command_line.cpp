@@ -111,13 +111,14 @@ const std::vector<Command>& commands() {
       {"gc", nullptr, "clear what crashes have left", define_gc, run_gc},
       {"features", nullptr, "show the features of the driver", define_features,
        run_features},
-      {"snapshot", nullptr, "seal what a clone has now; it goes on with a new "
+      {"snapshot", nullptr,
+       "seal what a clone has now; it goes on with a new "
        "layer",
        define_snapshot, run_snapshot},
       {"fork", nullptr, "add a second device that has what a clone has now",
        define_fork, run_fork},
-      {"reset", nullptr, "take a clone back to its last snapshot",
-       define_reset, run_reset},
+      {"reset", nullptr, "take a clone back to its last snapshot", define_reset,
+       run_reset},
       {"flatten", nullptr, "make a clone's layer independent of those below it",
        define_flatten, run_flatten},
       {"diff", nullptr, "show what has changed on a clone since a snapshot",

@@ -177,17 +177,15 @@ int serve_in_foreground(
     const Options& options,
     const std::function<Result<void>(const ServeHooks&)>& serve) {
   block_signals();
-  const auto done = serve({.control = options.control(),
-                           .live =
-                               [&](const std::vector<Device>& devices) {
-                                 print_live(devices, options.json);
-                                 return true;
-                               },
-                           .trouble = [](const Error& error) { warn(error); },
-                       .refused =
-                           [&](const Error& error) {
-                             report(error, options.json);
-                           }});
+  const auto done = serve(
+      {.control = options.control(),
+       .live =
+           [&](const std::vector<Device>& devices) {
+             print_live(devices, options.json);
+             return true;
+           },
+       .trouble = [](const Error& error) { warn(error); },
+       .refused = [&](const Error& error) { report(error, options.json); }});
   return done ? static_cast<int>(kDone) : report(done.error(), options.json);
 }
 
@@ -229,8 +227,7 @@ int run_server(const Options& options, bool foreground,
            [&](const std::vector<Device>& devices) {
              return messenger.live(devices);
            },
-       .trouble =
-           [&](const Error& error) { messenger.tell("warning", error); },
+       .trouble = [&](const Error& error) { messenger.tell("warning", error); },
        .refused = [&](const Error& error) { messenger.refuse(error); }});
   if (!done) messenger.tell("error", done.error());
   return done ? kDone : kFailed;

@@ -10,7 +10,8 @@
 
 namespace ublk::cli {
 
-// A path as the server can use it, which has another working directory. "" stays.
+// A path as the server can use it, which has another working directory. ""
+// stays.
 std::string for_server(const std::string& path);
 
 // What is printed of a device that is live.

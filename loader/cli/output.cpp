@@ -156,13 +156,13 @@ std::string bpf_text(const Device& device) {
 }
 
 json flatten_to_json(const FlattenState& flatten) {
-  return {{"bytes_per_second", flatten.bytes_per_second},
-          {"size_bytes", flatten.size_bytes},
-          {"looked_at_bytes", flatten.looked_at_bytes},
-          {"copied_bytes", flatten.copied_bytes},
-          {"done", flatten.done},
-          {"error", flatten.error.empty() ? json(nullptr)
-                                          : json(flatten.error)}};
+  return {
+      {"bytes_per_second", flatten.bytes_per_second},
+      {"size_bytes", flatten.size_bytes},
+      {"looked_at_bytes", flatten.looked_at_bytes},
+      {"copied_bytes", flatten.copied_bytes},
+      {"done", flatten.done},
+      {"error", flatten.error.empty() ? json(nullptr) : json(flatten.error)}};
 }
 
 json device_to_json(const Device& device) {

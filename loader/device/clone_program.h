@@ -68,7 +68,7 @@ class CloneProgram {
 
   std::optional<ProgramObject> object_;
   std::vector<Backing> files_;
-  UniqueFd control_;  // for drains
+  UniqueFd control_;    // for drains
   bool fresh_ = false;  // its maps are, too
   bool replaces_ = false;
   CloneMaps maps_{};

@@ -174,8 +174,8 @@ Result<void> NewTop::choose_base(const LayerChain& chain,
     return {};
   }
   if (base.kind == LayerBase::Kind::none)
-    return fail(EINVAL,
-                "{}: is on nothing: there is no snapshot to go back to", top_);
+    return fail(EINVAL, "{}: is on nothing: there is no snapshot to go back to",
+                top_);
   if (request_.onto.empty()) {
     options.base = base.stored_path;
     options.base_kind = base.kind;

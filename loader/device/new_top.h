@@ -41,10 +41,10 @@ struct NewTopRequest {
 // removes what was made if it is not in its place.
 class NewTop {
  public:
-  // Makes the layer beside the top of this clone, which may be in use, and opens
-  // it. `note` keeps what is about to be made, for resolve_new_top(). EEXIST:
-  // something has the name. EXDEV: that is on another file system. EINVAL: not a
-  // clone that is written, or not a layer of it.
+  // Makes the layer beside the top of this clone, which may be in use, and
+  // opens it. `note` keeps what is about to be made, for resolve_new_top().
+  // EEXIST: something has the name. EXDEV: that is on another file system.
+  // EINVAL: not a clone that is written, or not a layer of it.
   using Note = std::function<Result<void>(const NewTopState&)>;
   static Result<std::unique_ptr<NewTop>> make(const TargetSpec& spec,
                                               const NewTopRequest& request,
@@ -73,10 +73,10 @@ class NewTop {
   Result<void> open(const TargetSpec& spec);
 
   NewTopRequest request_;
-  std::string top_;      // absolute
-  std::string name_;     // of it, in its directory
+  std::string top_;       // absolute
+  std::string name_;      // of it, in its directory
   std::string new_name_;  // likewise, until it is in its place
-  std::string sealed_;   // absolute
+  std::string sealed_;    // absolute
   FileIdentity old_{};
   UniqueFd dir_;
   UniqueFd sealed_dir_;

@@ -210,8 +210,8 @@ Result<void> prepare_new_top(Workplace& place, Heir& heir,
   if (heir.state.new_top)
     return std::unexpected(
         Error::plain(EBUSY, "its last snapshot or reset was interrupted")
-            .hint(fmt("ublk-bpf recover -n {} finishes it",
-                      heir.before.dev_id)));
+            .hint(
+                fmt("ublk-bpf recover -n {} finishes it", heir.before.dev_id)));
   if (heir.state.flatten)
     return std::unexpected(
         Error::plain(EBUSY, "is being flattened")
@@ -220,9 +220,8 @@ Result<void> prepare_new_top(Workplace& place, Heir& heir,
   if (heir.program && heir.program->shares_maps())
     TRY(heir.program->check_can_freeze());
   const auto note = [&](const NewTopState& made) {
-    return place.states.change(heir.before.dev_id, [&](DeviceState& state) {
-      state.new_top = made;
-    });
+    return place.states.change(
+        heir.before.dev_id, [&](DeviceState& state) { state.new_top = made; });
   };
   heir.next = TRY(NewTop::make(heir.state.target, request, note));
   if (!heir.program) return {};
@@ -245,17 +244,16 @@ Result<void> prepare_flatten(Heir& heir, const FlattenRequest& request) {
     return fail(EINVAL, "is read-only: nothing can be brought to its layer");
   heir.state.flatten.reset();
   if (!request.stops)
-    heir.state.flatten = FlattenState{
-        .bytes_per_second = request.bytes_per_second,
-        .size_bytes = clone->header().size_bytes};
+    heir.state.flatten =
+        FlattenState{.bytes_per_second = request.bytes_per_second,
+                     .size_bytes = clone->header().size_bytes};
   return {};
 }
 
 Result<Heir> examine(Workplace& place, const RecoverRequest& request,
                      uint32_t dev_id) {
   const Succession how = request.how;
-  UniqueFd held =
-      TRY_IN(device_name(dev_id), place.states.hold_device(dev_id));
+  UniqueFd held = TRY_IN(device_name(dev_id), place.states.hold_device(dev_id));
   const auto before = TRY(place.control.info(dev_id));
   DeviceState state = TRY(state_of(place.states, dev_id));
   TRY_IN(device_name(dev_id), resolve_new_top(place.states, state));
@@ -315,7 +313,8 @@ Result<std::vector<uint32_t>> of_its_server(Workplace& place, uint32_t dev_id,
 }
 
 // Of a device without a server whose clone is connected: it becomes that which
-// has the new top. An error before that one is in its place leaves it as it was.
+// has the new top. An error before that one is in its place leaves it as it
+// was.
 Result<void> change_top(Workplace& place, Heir& heir) {
   const uint32_t dev_id = heir.before.dev_id;
   NewTop& next = *heir.next;
@@ -345,8 +344,8 @@ Result<void> keep_top(Workplace& place, Heir& heir) {
   const uint32_t dev_id = heir.before.dev_id;
   heir.next.reset();
   if (heir.program && heir.program->shares_maps()) TRY(heir.program->thaw());
-  return place.states.change(
-      dev_id, [](DeviceState& state) { state.new_top.reset(); });
+  return place.states.change(dev_id,
+                             [](DeviceState& state) { state.new_top.reset(); });
 }
 
 // What it tells is for whoever waits for it, and for the next server.
@@ -406,8 +405,7 @@ Result<Served> succeed(Workplace& place, const ServeHooks& hooks, Heir& heir,
     started = attach_clone(place, *heir.program, dev_id, *clone);
   if (started) started = place.control.end_recovery(dev_id, ::getpid());
   Served served{dev_id, heir.state.instance, std::move(server)};
-  if (started && heir.state.flatten)
-    TRY(begin_flatten(place, heir, *clone));
+  if (started && heir.state.flatten) TRY(begin_flatten(place, heir, *clone));
   if (started) return served;
   (void)served.server.release();
   return std::unexpected(std::move(started).error());

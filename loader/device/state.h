@@ -130,8 +130,8 @@ class StateStore {
   // EBUSY: in vain for `kHoldWait`.
   Result<UniqueFd> hold(Hold how) const;
   static constexpr std::chrono::seconds kHoldWait{30};
-  // Until the descriptor is closed: no other process gives this device a server.
-  // EBUSY: in vain for `kHoldWait`.
+  // Until the descriptor is closed: no other process gives this device a
+  // server. EBUSY: in vain for `kHoldWait`.
   Result<UniqueFd> hold_device(uint32_t dev_id) const;
   // Removes the state, and the map of a clone, unless it is of another
   // instance. "" is any.

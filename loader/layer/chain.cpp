@@ -161,8 +161,8 @@ Result<void> finish_snapshot(const Layer& top) {
   // Whatever else may be wrong is said by who opens it.
   if (!below || below->sealed || below->uuid != base.uuid) return {};
   if (!TRY_IN(top.file().path, is_empty(top))) return {};
-  Layer layer = TRY(Layer::open(base.path, {.use = Layer::Use::top,
-                                            .buffered = true}));
+  Layer layer =
+      TRY(Layer::open(base.path, {.use = Layer::Use::top, .buffered = true}));
   return layer.seal();
 }
 

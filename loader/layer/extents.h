@@ -36,15 +36,15 @@ struct LayerChange {
 };
 
 // What the layers above the one of this depth have (or above the file below
-// them all, of which the depth is the number of layers), and where the topmost one's
-// disk is longer: what a copy of that layer's disk lacks. In ascending order,
-// neighbours of a kind as one. A failure of `with` ends it.
+// them all, of which the depth is the number of layers), and where the topmost
+// one's disk is longer: what a copy of that layer's disk lacks. In ascending
+// order, neighbours of a kind as one. A failure of `with` ends it.
 Result<void> for_each_change(
     const LayerChain& chain, uint32_t depth,
     const std::function<Result<void>(const LayerChange&)>& with);
 
-// Of the layer in the chain that this file is, by its UUID; or of the file below
-// them. ENOENT: it is none of them.
+// Of the layer in the chain that this file is, by its UUID; or of the file
+// below them. ENOENT: it is none of them.
 Result<uint32_t> depth_of_layer(const LayerChain& chain,
                                 const std::string& path);
 

@@ -187,8 +187,8 @@ class Layer {
   // the lock of a layer below.
   Result<void> seal();
   // Nothing below it is needed any more, as all that is not zeroes there is
-  // present here, on the disk too: it has no base from then on, durably. Here it
-  // keeps it until it is opened again. EROFS: it is not open to be written.
+  // present here, on the disk too: it has no base from then on, durably. Here
+  // it keeps it until it is opened again. EROFS: it is not open to be written.
   Result<void> make_independent();
   // Makes the disk larger, durably, in file and header, but not here: blocks()
   // is as large as it was until the layer is opened again (`again`). What was

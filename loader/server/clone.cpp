@@ -237,9 +237,8 @@ Result<void> Clone::take(const MakeMemory& make, bool adopt) {
   return {};
 }
 
-Result<void> Clone::flatten(
-    uint64_t bytes_per_second,
-    std::function<void(const FlattenProgress&)> tell) {
+Result<void> Clone::flatten(uint64_t bytes_per_second,
+                            std::function<void(const FlattenProgress&)> tell) {
   flatten_ = TRY(Flatten::start(
       *this, {.bytes_per_second = bytes_per_second, .tell = std::move(tell)}));
   return {};

@@ -147,8 +147,8 @@ class Clone {
   struct Options {
     bool read_only = false;
     bool buffered = false;
-    // The layer below the top is another server's top still: it is sealed there,
-    // then taken by take_base(), before take().
+    // The layer below the top is another server's top still: it is sealed
+    // there, then taken by take_base(), before take().
     bool base_later = false;
   };
   ~Clone();
@@ -185,9 +185,7 @@ class Clone {
   // Of one with `base_later`.
   Result<void> take_base() { return chain_.take_base(); }
   // Its top has got another name.
-  void set_name(const std::string& top) {
-    chain_.layers.front().set_name(top);
-  }
+  void set_name(const std::string& top) { chain_.layers.front().set_name(top); }
 
   const LayerHeader& header() const { return chain_.layers.front().header(); }
   const LayerChain& chain() const { return chain_; }

@@ -94,8 +94,7 @@ Flatten::Flatten(Clone& clone, Options options)
 Flatten::~Flatten() = default;
 
 Result<std::unique_ptr<Flatten>> Flatten::start(Clone& clone, Options options) {
-  const uint64_t piece =
-      std::max<uint64_t>(kPiece, clone.header().block_bytes);
+  const uint64_t piece = std::max<uint64_t>(kPiece, clone.header().block_bytes);
   std::unique_ptr<Flatten> flatten(new Flatten(clone, std::move(options)));
   flatten->memory_.reset(
       static_cast<std::byte*>(::aligned_alloc(kAlign, piece)));

@@ -5,12 +5,18 @@ import os
 import random
 import signal
 import subprocess
+import threading
+import time
 
 import cli
+import pytest
 from blockio import MIB, Opened
 from cli import wait_for
 
 SIZE = 8 * MIB
+# of each thread of a model, at a time
+OPS = int(os.environ.get("UBLK_BPF_CLONE_OPS", 400 if cli.FULL else 40))
+THREADS = 4
 
 
 def layer(path, **opts):
@@ -71,3 +77,114 @@ def refused(outcome, name, *texts):
     assert len(outcome.err.strip().splitlines()) == 1, str(outcome)
     for text in texts:
         assert text in outcome.err, str(outcome)
+
+
+# how a clone is served
+SERVED = {
+    "program": pytest.param(True, marks=pytest.mark.face),
+    "server": False,
+}
+by_both = pytest.mark.parametrize("bpf", SERVED.values(), ids=SERVED.keys())
+
+
+@pytest.fixture
+def where(lab):
+    return lab.ext4(160)
+
+
+@pytest.fixture
+def golden(lab, where):
+    return lab.file(where, SIZE, sparse=False)
+
+
+@pytest.fixture
+def delta(golden):
+    return layer(f"{golden}.delta", base=golden)
+
+
+def add(lab, delta, bpf=True, **opts):
+    return lab.add("clone", delta, r=1, i=1, no_bpf=not bpf, **opts)
+
+
+def snapshot(device, to):
+    cli.ok("snapshot", "-n", device.id, "--to", to)
+    return str(to)
+
+
+def fork(lab, device, to):
+    forked = cli.Device(cli.ok("fork", "-n", device.id, "--to", to))
+    lab.cleanup(lab._delete, forked)
+    return forked
+
+
+def layers_of(device):
+    return [one["path"] for one in device.info()["layers"]]
+
+
+def check_clean(path):
+    assert cli.run("layer", "check", path).status == 0, cli.run("layer", "check", path)
+
+
+def holds(path, data, at=0):
+    with Opened(path, flags=os.O_RDONLY) as f:
+        is_there = f.read(at, len(data)) == data
+    return is_there
+
+
+class Writers:
+    """
+    Each writes its own blocks, with numbers that grow; knows what each may have had at which time. There are more blocks
+    than are written between two snapshots: some are first writes at any time.
+    """
+
+    SIZE = 32 * MIB
+
+    def __init__(self, device, nr=4, blocks=2000, block=4096):
+        self.path, self.block, self.blocks = device.path, block, blocks
+        self.log = [[] for _ in range(nr)]  # (block, number, begun, ended)
+        self.stop = threading.Event()
+        self.longest = 0
+        self.failed = []
+        self.threads = [threading.Thread(target=self._run, args=(i,)) for i in range(nr)]
+
+    def _run(self, me):
+        try:
+            with Opened(self.path) as f:
+                number = 0
+                while not self.stop.is_set():
+                    number += 1
+                    block = me + len(self.log) * (number * 7 % self.blocks)
+                    data = number.to_bytes(8, "little") * (self.block // 8)
+                    begun = time.monotonic()
+                    # of half of them now and then a part of a block, which waits for a server; the others need none
+                    part = data[:512] if me % 2 and number % 5 == 0 else data
+                    f.write(block * self.block, part)
+                    ended = time.monotonic()
+                    self.longest = max(self.longest, ended - begun)
+                    self.log[me].append((block, number, begun, ended))
+        except BaseException as e:  # noqa: BLE001
+            self.failed.append(e)
+
+    def __enter__(self):
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop.set()
+        for thread in self.threads:
+            thread.join()
+        assert not self.failed, self.failed
+
+    def check(self, path, begun, ended):
+        """First sectors: not older than what was there when it began, not newer than what had begun when it ended."""
+        with Opened(path, flags=os.O_RDONLY) as f:
+            for log in self.log:
+                of_block = {}
+                for entry in log:
+                    of_block.setdefault(entry[0], []).append(entry)
+                for block, writes in of_block.items():
+                    oldest = max((number for _, number, _, done in writes if done < begun), default=0)
+                    newest = max((number for _, number, at, _ in writes if at < ended), default=0)
+                    has = int.from_bytes(f.read(block * self.block, 512)[:8], "little")
+                    assert oldest <= has <= newest, f"block {block}: has {has}, not {oldest} to {newest}"

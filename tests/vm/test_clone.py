@@ -16,12 +16,9 @@ import cli
 import pytest
 from blockio import MIB, Opened, assert_same, pattern, random_fill
 from cli import wait_for
-from clones import SIZE, Model, flush, kill, kill_and_recover, layer, refused, take_over
+from clones import OPS, SIZE, THREADS, Model, delta, flush, kill, kill_and_recover, layer, refused, take_over
 import test_json
 from lab import sh
-
-OPS = int(os.environ.get("UBLK_BPF_CLONE_OPS", 400 if cli.FULL else 40))
-THREADS = 4
 
 
 class Base:
@@ -100,11 +97,6 @@ def test_random_io_is_what_it_is_in_memory(lab, which):
 def golden(lab):
     path = lab.file(lab.ext4(64), SIZE, sparse=False)
     return path
-
-
-@pytest.fixture
-def delta(golden):
-    return layer(f"{golden}.delta", base=golden)
 
 
 def test_writes_that_were_not_flushed_survive_the_server_but_for_recovery(lab, delta):
