@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
@@ -15,6 +14,7 @@
 
 #include "device/clone_program.h"
 #include "device/device.h"
+#include "device/map_file.h"
 #include "device/new_top.h"
 #include "layer/layer.h"
 #include "prog/maps.h"
@@ -24,106 +24,39 @@ namespace ublk {
 
 namespace {
 
-constexpr char kMagic[8] = "ublkmap";
 constexpr std::chrono::seconds kLookWait{5};
 constexpr std::chrono::milliseconds kRetryPeriod{50};
+constexpr MapFileKind kKind = {
+    .magic = "ublkmap",
+    .what = "the map of a clone",
+    .other = "the map of another layer",
+    .lost =
+        "with it went the writes that were not flushed; del and add serve "
+        "the layer as it was at the last flush"};
 
 MapFileHeader header_of(const LayerHeader& layer, uint64_t words) {
-  MapFileHeader header{};
-  std::memcpy(header.magic, kMagic, sizeof(kMagic));
-  header.version = kMapVersion;
-  static_assert(sizeof(header.layer) == sizeof(layer.uuid));
-  std::memcpy(header.layer, layer.uuid.data(), sizeof(header.layer));
-  header.nr_blocks = layer.nr_blocks();
-  header.block_bytes = layer.block_bytes;
-  header.words = words;
-  return header;
+  return map_file_header(kKind, layer.uuid, layer.nr_blocks(),
+                         layer.block_bytes, words);
 }
 
-Result<void> check_header(MapFileHeader header, const MapFileHeader& wanted) {
-  header.saved = wanted.saved;
-  if (std::memcmp(&header, &wanted, sizeof(header)) == 0) return {};
-  if (std::memcmp(header.magic, wanted.magic, sizeof(header.magic)) != 0)
-    return fail(EPROTO, "is not the map of a clone");
-  if (header.version != wanted.version)
-    return std::unexpected(
-        Error::plain(EPROTO, fmt("has version {}, this program knows {}",
-                                 header.version, wanted.version))
-            .hint("use the ublk-bpf that served the device before"));
-  return fail(EPROTO, "is the map of another layer");
-}
-
-// The file's memory is there from the beginning: what a full file system cannot
-// give later would end the server.
-Result<void> make_room(int fd, uint64_t bytes) {
-  int code = 0;
-  do {
-    code = ::posix_fallocate(fd, 0, static_cast<off_t>(bytes));
-  } while (code == EINTR);
-  if (code) return fail_sys(code, "{} bytes for the map", bytes);
-  return {};
-}
-
-Result<Clone::Memory> map_words(const UniqueFd& fd, const MapFileHeader& wanted,
+Result<Clone::Memory> map_layer(const UniqueFd& fd, const MapFileHeader& wanted,
                                 bool fresh) {
-  const uint64_t bytes = kMapHeaderBytes + wanted.words * sizeof(uint64_t);
-  if (fresh) TRY(make_room(fd.get(), bytes));
-  const off_t has = ::lseek(fd.get(), 0, SEEK_END);
-  if (has < 0) return fail_sys(errno, "looking at it");
-  if (static_cast<uint64_t>(has) < bytes)
-    return fail(EPROTO, "is cut short: has {} bytes of {}", has, bytes);
+  MapFile map = TRY(map_words(kKind, fd, wanted, fresh));
   Clone::Memory memory;
-  memory.region = TRY(MmapRegion::shared(fd.get(), bytes));
-  auto* header = reinterpret_cast<MapFileHeader*>(memory.region.data());
-  if (fresh)
-    *header = wanted;
-  else
-    TRY(check_header(*header, wanted));
-  memory.words = {
-      reinterpret_cast<uint64_t*>(memory.region.data() + kMapHeaderBytes),
-      wanted.words};
-  memory.note = [header](bool saved) {
-    std::atomic_ref(header->saved).store(saved);
-  };
+  memory.region = std::move(map.region);
+  memory.words = map.words;
+  memory.note = std::move(map.note);
   return memory;
-}
-
-Result<UniqueFd> new_map(const StateStore& states, uint32_t dev_id) {
-  const std::string name = map_file_name(dev_id);
-  TRY(states.remove_file(name));
-  return states.open_file(name, O_RDWR | O_CREAT | O_EXCL);
-}
-
-Result<UniqueFd> old_map(const StateStore& states, uint32_t dev_id) {
-  auto fd = states.open_file(map_file_name(dev_id), O_RDWR);
-  if (!fd && fd.error().code() == ENOENT)
-    return std::unexpected(std::move(fd).error().hint(
-        "with it went the writes that were not flushed; del and add serve the "
-        "layer as it was at the last flush"));
-  return fd;
-}
-
-std::optional<MapFileHeader> read_header(const UniqueFd& fd) {
-  MapFileHeader header{};
-  if (::pread(fd.get(), &header, sizeof(header), 0) !=
-      static_cast<ssize_t>(sizeof(header)))
-    return std::nullopt;
-  return header;
-}
-
-bool is_saved(const UniqueFd& fd) {
-  const auto header = read_header(fd);
-  return header && header->saved;
 }
 
 // Whether the map that the device has is this layer's.
 bool has_map_of(const StateStore& states, uint32_t dev_id,
                 const std::string& uuid) {
   const auto fd = states.open_file(map_file_name(dev_id), O_RDONLY);
-  const auto header = fd ? read_header(*fd) : std::nullopt;
+  const auto header = fd ? read_map_header(*fd) : std::nullopt;
   Uuid layer{};
   if (!header) return false;
-  std::memcpy(layer.data(), header->layer, sizeof(header->layer));
+  std::memcpy(layer.data(), header->of, sizeof(header->of));
   return uuid_text(layer) == uuid;
 }
 
@@ -139,10 +72,10 @@ Result<void> connect_clone(const StateStore& states, uint32_t dev_id,
        has_map_of(states, dev_id, uuid_text(target.clone->header().uuid)));
   const auto make = [&](const LayerHeader& layer,
                         uint64_t words) -> Result<Clone::Memory> {
-    const UniqueFd fd =
-        TRY(old ? old_map(states, dev_id) : new_map(states, dev_id));
+    const UniqueFd fd = TRY(old ? old_map_file(kKind, states, dev_id)
+                                : new_map_file(states, dev_id));
     return TRY_IN(map_file_name(dev_id),
-                  map_words(fd, header_of(layer, words), !old));
+                  map_layer(fd, header_of(layer, words), !old));
   };
   TRY_IN(name, target.clone->take(make, old));
   return {};
@@ -194,12 +127,12 @@ Result<void> write_map_out(const StateStore& states,
   auto fd = states.open_file(map_file_name(state.dev_id), O_RDWR);
   if (!fd && fd.error().code() == ENOENT) return {};
   const UniqueFd map = TRY(std::move(fd));
-  if (is_saved(map)) return {};
+  if (is_map_saved(map)) return {};
   Clone::Memory memory;
   Layer layer = TRY(open_top(state));
   const auto words = [&](uint64_t count) -> Result<std::span<uint64_t>> {
     memory = TRY_IN(map_file_name(state.dev_id),
-                    map_words(map, header_of(layer.header(), count), false));
+                    map_layer(map, header_of(layer.header(), count), false));
     return memory.words;
   };
   TRY(take_patiently(layer, {.memory = words, .adopt = true}));
@@ -211,10 +144,10 @@ Result<void> write_map_out(const StateStore& states,
 Result<void> keep_map_file(const StateStore& states, const DeviceState& state) {
   const auto layer = TRY(Layer::open(state.target.files[0], {}));
   const auto memory = TRY(map_bits(state.clone_maps, layer.header()));
-  const UniqueFd fd = TRY(new_map(states, state.dev_id));
+  const UniqueFd fd = TRY(new_map_file(states, state.dev_id));
   const auto kept = TRY_IN(
       map_file_name(state.dev_id),
-      map_words(fd, header_of(layer.header(), memory.words.size()), true));
+      map_layer(fd, header_of(layer.header(), memory.words.size()), true));
   std::ranges::copy(memory.words, kept.words.begin());
   return states.change(state.dev_id,
                        [](DeviceState& now) { now.clone_maps = {}; });
@@ -241,8 +174,9 @@ std::optional<std::vector<uint64_t>> live_words(const StateStore& states,
     return std::vector(memory->words.begin(), memory->words.end());
   }
   const auto fd = states.open_file(map_file_name(state.dev_id), O_RDONLY);
-  const auto header = fd ? read_header(*fd) : std::nullopt;
-  if (!header || !check_header(*header, header_of(layer, header->words)))
+  const auto header = fd ? read_map_header(*fd) : std::nullopt;
+  if (!header ||
+      !check_map_header(kKind, *header, header_of(layer, header->words)))
     return std::nullopt;
   std::vector<uint64_t> words(BlockMap::words_for(layer.nr_blocks()) +
                               BlockMap::unsaved_words_for(layer.nr_blocks()));

@@ -14,24 +14,10 @@
 
 namespace ublk {
 
-// The map of a clone's top layer, while it has a device: a file of its own
-// beside the states, N.map, which the server maps. So it outlives the server:
-// it says of blocks that they are present, whose writes have completed, while
-// the disk does not know yet. All numbers are the machine's own. From
-// kMapHeaderBytes on it has the words of Layer::OpenOptions::memory.
-struct MapFileHeader {
-  char magic[8];  // "ublkmap", NUL
-  uint32_t version;
-  uint32_t saved;     // 1: the disk has all of it, and no server serves it
-  uint8_t layer[16];  // UUID
-  uint64_t nr_blocks;
-  uint32_t block_bytes;
-  uint32_t reserved;
-  uint64_t words;
-};
-static_assert(sizeof(MapFileHeader) == 56);
-inline constexpr uint32_t kMapVersion = 1;
-inline constexpr uint64_t kMapHeaderBytes = 4096;
+// The map of a clone's top layer, while it has a device and no program: N.map
+// (device/map_file.h). It says of blocks that they are present, whose writes
+// have completed, while the disk does not know yet: the words of
+// Layer::OpenOptions::memory.
 
 enum class Adopt : uint8_t {
   no,      // a new map

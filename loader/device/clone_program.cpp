@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "device/clone_program.h"
 
-#include <bpf/bpf.h>
 #include <fcntl.h>
 #include <ublk_bpf_maps.h>
 
@@ -9,15 +8,14 @@
 #include <atomic>
 #include <cerrno>
 #include <cstring>
-#include <filesystem>
 #include <optional>
 #include <string>
 
 #include "ctrl/executor.h"
 #include "device/device.h"
+#include "device/own_program.h"
 #include "prog/face.h"
 #include "prog/maps.h"
-#include "sys/process.h"
 #include "sys/ring.h"
 #include "sys/sizes.h"
 
@@ -29,19 +27,6 @@ constexpr const char* kControl = "/dev/ublk-control";
 constexpr const char* kProgram = "clone";
 constexpr uint32_t kWordBytes = sizeof(uint64_t);
 constexpr uint32_t kSharedBytes = sizeof(ublk_bpf_clone);
-
-// Beside this command in its build tree, or where it is installed.
-Result<std::string> find_object() {
-  const auto dir = std::filesystem::path(own_path()).parent_path();
-  std::error_code ignored;
-  std::string tried;
-  for (const char* where : {"../bpf", "../lib/ublk-bpf/bpf"}) {
-    const auto path = (dir / where / "clone.bpf.o").lexically_normal();
-    if (std::filesystem::exists(path, ignored)) return path.string();
-    tried += (tried.empty() ? "" : " nor ") + path.string();
-  }
-  return fail(ENOENT, "clone.bpf.o: is neither {}", tried);
-}
 
 uint64_t words_of_top(const LayerHeader& header) {
   return BlockMap::words_for(header.nr_blocks()) +
@@ -117,36 +102,14 @@ Result<void> set_knobs(Knobs& knobs, const LayerChain& chain) {
   return {};
 }
 
-Result<UniqueFd> make_map(const char* name, uint32_t value_bytes,
-                          uint64_t entries) {
-  bpf_map_create_opts options{};
-  options.sz = sizeof(options);
-  options.map_flags = BPF_F_MMAPABLE;
-  const int fd =
-      bpf_map_create(BPF_MAP_TYPE_ARRAY, name, sizeof(uint32_t), value_bytes,
-                     static_cast<uint32_t>(entries), &options);
-  if (const int code = errno_of(fd)) return fail_sys(code, "map {}", name);
-  return UniqueFd(fd);
-}
-
-// ENOENT: it has gone, and its id may be another map's by now.
-Result<UniqueFd> find_map(uint32_t id, const char* name, uint32_t value_bytes,
-                          uint64_t entries) {
-  UniqueFd fd = TRY(open_map(id));
-  const MapInfo info = TRY(map_info(fd.get()));
-  if (info.name != name || info.value_bytes != value_bytes ||
-      info.max_entries < entries || !(info.flags & BPF_F_MMAPABLE))
-    return fail(ENOENT, "map {}: is not the clone's {}", id, name);
-  return fd;
-}
-
 Result<UniqueFd> find_bits(CloneMaps maps, uint64_t words) {
-  return find_map(maps.bits, UBLK_BPF_CLONE_BITS, kWordBytes, words);
+  return find_shared_map(maps.bits, UBLK_BPF_CLONE_BITS, kWordBytes, words);
 }
 
 // Of this layer.
 Result<UniqueFd> find_shared(CloneMaps maps, const LayerHeader& layer) {
-  UniqueFd fd = TRY(find_map(maps.shared, UBLK_BPF_CLONE_MAP, kSharedBytes, 1));
+  UniqueFd fd =
+      TRY(find_shared_map(maps.shared, UBLK_BPF_CLONE_MAP, kSharedBytes, 1));
   const MmapRegion region = TRY(MmapRegion::shared(fd.get(), kSharedBytes));
   const auto* shared = reinterpret_cast<ublk_bpf_clone*>(region.data());
   static_assert(sizeof(shared->layer) == sizeof(layer.uuid));
@@ -189,8 +152,8 @@ std::function<Result<void>()> drain_of(UniqueFd control, uint32_t dev_id) {
 }  // namespace
 
 Result<void> CloneProgram::make_maps(uint64_t words) {
-  bits_ = TRY(make_map(UBLK_BPF_CLONE_BITS, kWordBytes, words));
-  shared_ = TRY(make_map(UBLK_BPF_CLONE_MAP, kSharedBytes, 1));
+  bits_ = TRY(make_shared_map(UBLK_BPF_CLONE_BITS, kWordBytes, words));
+  shared_ = TRY(make_shared_map(UBLK_BPF_CLONE_MAP, kSharedBytes, 1));
   fresh_ = true;
   return {};
 }
@@ -211,7 +174,8 @@ Result<void> CloneProgram::load_object(const LayerChain& chain) {
     return fail(EOPNOTSUPP,
                 "this kernel's ublk programs have no completion half: the "
                 "server serves alone");
-  ProgramObject object = TRY(ProgramObject::open(TRY(find_object()), face));
+  ProgramObject object =
+      TRY(ProgramObject::open(TRY(find_own_object("clone.bpf.o")), face));
   TRY_IN(object.path(), set_knobs(object.knobs(), chain));
   if (!bits_.valid()) TRY(make_maps(all_words(chain)));
   const MapInfo bits = TRY(map_info(bits_.get()));

@@ -140,7 +140,7 @@ namespace {
 Result<bool> is_empty(const Layer& layer) {
   bool empty = true;
   TRY(layer_format::for_each_sector(
-      layer.metadata_fd(), layer.header(),
+      layer.metadata_fd(), layer_format::bitmap_of(layer.header()),
       [&](uint64_t, layer_format::SectorFault fault,
           const BlockMap::SectorBits& bits) -> Result<void> {
         if (fault != layer_format::SectorFault::none ||

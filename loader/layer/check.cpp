@@ -56,7 +56,7 @@ class Checker {
     const uint64_t most = BlockMap::sectors_for(out_.header->nr_blocks());
     // What ends within the bitmap has no data either: length() says so.
     if (file_.size_bytes < from + most * kSectorBytes) return {};
-    return for_each_sector(fd_.get(), *out_.header,
+    return for_each_sector(fd_.get(), bitmap_of(*out_.header),
                            [this](uint64_t number, SectorFault fault,
                                   const BlockMap::SectorBits& bits) {
                              return sector(number, fault, bits);

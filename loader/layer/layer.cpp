@@ -73,7 +73,7 @@ Result<void> load_blocks(int fd, const LayerHeader& header, bool adopt,
     next = sector + 1;
   };
   TRY(layer_format::for_each_sector(
-      fd, header,
+      fd, layer_format::bitmap_of(header),
       [&](uint64_t number, SectorFault fault,
           const BlockMap::SectorBits& bits) -> Result<void> {
         if (fault != SectorFault::none)

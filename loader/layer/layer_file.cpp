@@ -3,21 +3,16 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
-#include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <charconv>
 #include <chrono>
 #include <cstring>
 #include <filesystem>
-#include <sstream>
 #include <thread>
 
-#include "sys/open_files.h"
-#include "sys/text_file.h"
+#include "sys/file_lock.h"
 
 namespace ublk::layer_format {
 
@@ -28,26 +23,8 @@ namespace {
 constexpr int kReadAgain = 3;
 constexpr int kRelaxTries = 250;  // 5 s
 
-// Who has a lock on the file, or "": the kernel does not tell.
-std::string lock_holder(const struct stat& st) {
-  const std::string file =
-      fmt("{:02x}:{:02x}:{}", major(st.st_dev), minor(st.st_dev), st.st_ino);
-  std::istringstream locks(read_text("/proc/locks").value_or(""));
-  for (std::string line; std::getline(locks, line);) {
-    std::istringstream words(line);
-    std::string number, kind, mode, access, pid, where;
-    words >> number >> kind >> mode >> access >> pid >> where;
-    int id = 0;
-    std::from_chars(pid.data(), pid.data() + pid.size(), id);
-    if (kind == "FLOCK" && where == file && id > 0)
-      return id == ::getpid() ? "this process" : process_name(id);
-  }
-  return {};
-}
-
 Error in_use(int fd, const std::string& path, Layer::Use use) {
-  struct stat st{};
-  const std::string who = ::fstat(fd, &st) == 0 ? lock_holder(st) : "";
+  const std::string who = lock_holder(fd);
   const std::string by = who.empty() ? "" : fmt(" by {}", who);
   if (use == Layer::Use::below)
     return Error::plain(
@@ -181,13 +158,13 @@ Result<void> for_each_data(
   return {};
 }
 
-Result<void> for_each_sector(int fd, const LayerHeader& header,
+Result<void> for_each_sector(int fd, const BitmapPlace& bitmap,
                              const WithSector& with) {
   constexpr uint64_t kAtOnce = 2048;  // sectors
   std::vector<BitmapSector> sectors(kAtOnce);
-  const uint64_t first = header.bitmap_offset;
+  const uint64_t first = bitmap.offset;
   const uint64_t end =
-      first + BlockMap::sectors_for(header.nr_blocks()) * kSectorBytes;
+      first + BlockMap::sectors_for(bitmap.nr_blocks) * kSectorBytes;
   uint64_t next = 0;  // that was not looked at
   return for_each_data(
       fd, first, end, [&](uint64_t from, uint64_t to) -> Result<void> {
@@ -201,11 +178,11 @@ Result<void> for_each_sector(int fd, const LayerHeader& header,
                       first + next * kSectorBytes));
           for (BitmapSector& sector : part) {
             BlockMap::SectorBits bits;
-            SectorFault fault = decode_bits(header.uuid, next, sector, bits);
+            SectorFault fault = decode_bits(bitmap.of, next, sector, bits);
             for (int i = 0; fault != SectorFault::none && i < kReadAgain; i++) {
               TRY(read_at(fd, std::as_writable_bytes(std::span(&sector, 1)),
                           first + next * kSectorBytes));
-              fault = decode_bits(header.uuid, next, sector, bits);
+              fault = decode_bits(bitmap.of, next, sector, bits);
             }
             TRY(with(next, fault, bits));
             next++;

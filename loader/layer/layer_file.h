@@ -43,11 +43,21 @@ Result<void> for_each_data(
     int fd, uint64_t from, uint64_t to,
     const std::function<Result<void>(uint64_t from, uint64_t to)>& with);
 
+// Where a bitmap is in a file, and whose UUID its sectors' checksums have.
+struct BitmapPlace {
+  Uuid of{};
+  uint64_t offset = 0;  // bytes
+  uint64_t nr_blocks = 0;
+};
+inline BitmapPlace bitmap_of(const LayerHeader& header) {
+  return {header.uuid, header.bitmap_offset, header.nr_blocks()};
+}
+
 // The sectors of the bitmap that have been written. `with` gets the number, the
 // fault and, without one, the bits.
 using WithSector = std::function<Result<void>(
     uint64_t number, SectorFault fault, const BlockMap::SectorBits& bits)>;
-Result<void> for_each_sector(int fd, const LayerHeader& header,
+Result<void> for_each_sector(int fd, const BitmapPlace& bitmap,
                              const WithSector& with);
 // As a sentence about that sector.
 std::string fault_text(const LayerHeader& header, uint64_t number,

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: MIT
+#include "device/own_program.h"
+
+#include <bpf/bpf.h>
+
+#include <cerrno>
+#include <filesystem>
+
+#include "prog/maps.h"
+#include "sys/process.h"
+
+namespace ublk {
+
+Result<std::string> find_own_object(const char* name) {
+  const auto dir = std::filesystem::path(own_path()).parent_path();
+  std::error_code ignored;
+  std::string tried;
+  for (const char* where : {"../bpf", "../lib/ublk-bpf/bpf"}) {
+    const auto path = (dir / where / name).lexically_normal();
+    if (std::filesystem::exists(path, ignored)) return path.string();
+    tried += (tried.empty() ? "" : " nor ") + path.string();
+  }
+  return fail(ENOENT, "{}: is neither {}", name, tried);
+}
+
+Result<UniqueFd> make_shared_map(const char* name, uint32_t value_bytes,
+                                 uint64_t entries) {
+  bpf_map_create_opts options{};
+  options.sz = sizeof(options);
+  options.map_flags = BPF_F_MMAPABLE;
+  const int fd =
+      bpf_map_create(BPF_MAP_TYPE_ARRAY, name, sizeof(uint32_t), value_bytes,
+                     static_cast<uint32_t>(entries), &options);
+  if (const int code = errno_of(fd)) return fail_sys(code, "map {}", name);
+  return UniqueFd(fd);
+}
+
+Result<UniqueFd> find_shared_map(uint32_t id, const char* name,
+                                 uint32_t value_bytes, uint64_t entries) {
+  UniqueFd fd = TRY(open_map(id));
+  const MapInfo info = TRY(map_info(fd.get()));
+  if (info.name != name || info.value_bytes != value_bytes ||
+      info.max_entries < entries || !(info.flags & BPF_F_MMAPABLE))
+    return fail(ENOENT, "map {}: is not the device's {}", id, name);
+  return fd;
+}
+
+}  // namespace ublk
