@@ -99,11 +99,50 @@ struct ublk_bpf_clone {
 	__u64	data_offset[UBLK_BPF_CLONE_LAYERS];
 };
 
+/*
+ * Which blocks of a device were written: a BPF_MAP_TYPE_ARRAY of __u64 with
+ * BPF_F_MMAPABLE, of two generations. Bit N % 64 of word N / 64 * 2 + G is block
+ * N in generation G.
+ *
+ * Before a WRITE, DISCARD or WRITE_ZEROES is issued its blocks are marked in
+ * each generation that @active has, which is read first. A bit that is set need
+ * not be set again. The program does so for what it plans, the server for what
+ * it is passed.
+ */
+#define UBLK_BPF_TRACK_BITS		"ublk_track_bits"
+
+/* And what they have in common besides: an array of one entry. */
+#define UBLK_BPF_TRACK_MAP		"ublk_track"
+
+/**
+ * struct ublk_bpf_track - what was written, and how it is to be noted
+ * @active: bit G: what is written is marked in generation G
+ * @current: the generation of the period that began at the last mark
+ * @all: not 0: in this period all counts as changed
+ * @of: UUID of the file that has it when the device is gone
+ * @pad: 0
+ * @phase: of the server, which counts by it: in @in_flight[@phase % 2]
+ * @in_flight: requests of the server that it has marked and are not done
+ * @pad2: 0
+ */
+struct ublk_bpf_track {
+	__u64	active;
+	__u64	current;
+	__u64	all;
+	__u8	of[16];
+	__u64	pad[3];
+	__u64	phase;
+	__u64	in_flight[2];
+	__u64	pad2[5];
+};
+
 #ifdef __cplusplus
+static_assert(sizeof(struct ublk_bpf_track) == 128, "layout");
 static_assert(sizeof(struct ublk_bpf_clone) == 192, "layout");
 static_assert(sizeof(struct ublk_bpf_mirror) == 8, "layout");
 static_assert(sizeof(struct ublk_bpf_latency) == 336, "layout");
 #else
+_Static_assert(sizeof(struct ublk_bpf_track) == 128, "layout");
 _Static_assert(sizeof(struct ublk_bpf_clone) == 192, "layout");
 _Static_assert(sizeof(struct ublk_bpf_mirror) == 8, "layout");
 _Static_assert(sizeof(struct ublk_bpf_latency) == 336, "layout");

@@ -6,6 +6,7 @@
 #include "cli/command_line.h"
 #include "cli/daemon.h"
 #include "cli/output.h"
+#include "layer/track_file.h"
 #include "server/fault_rule.h"
 #include "server/target.h"
 #include "sys/sizes.h"
@@ -94,6 +95,34 @@ Result<void> check_block_size(uint32_t bytes) {
 
 namespace {
 
+Result<void> set_track(const AddOptions& options, TargetSpec& spec) {
+  if (options.track.empty() && options.track_block.empty()) return {};
+  if (options.track.empty())
+    return fail(EINVAL, "--track-block {}: there is no --track",
+                options.track_block);
+  if (options.type != kLoopTarget.name)
+    return fail(EINVAL, "-t {} takes no --track: only loop does", options.type);
+  const std::pair<bool, const char*> others[] = {
+      {options.read_only, "--read-only: nothing is written that could be"},
+      {options.shared, "--shared: what others write is not"},
+      {options.unprivileged, "--unprivileged: such a device cannot be"}};
+  for (const auto& [given, why] : others)
+    if (given) return fail(EINVAL, "{} tracked (--track)", why);
+  if (options.files.size() > 1)
+    return fail(EINVAL, "--track {}: is of one device, {} files are given",
+                options.track, options.files.size());
+  spec.track = absolute(options.track);
+  if (options.track_block.empty()) return {};
+  const uint64_t block = TRY(size_option("--track-block", options.track_block));
+  if (!is_power_of_2(block) || block < kLeastTrackBlock ||
+      block > kMostTrackBlock)
+    return fail(EINVAL,
+                "--track-block {}: is not a power of two from 4K to 16M",
+                options.track_block);
+  spec.track_block_bytes = static_cast<uint32_t>(block);
+  return {};
+}
+
 // What the driver would refuse, or leave out without a word.
 Result<void> check_unprivileged(const AddRequest& request) {
   if (request.recovery_flags)
@@ -161,6 +190,7 @@ Result<AddRequest> add_request(const AddOptions& options) {
   request.shared = options.shared;
   request.unprivileged = options.unprivileged;
   if (options.unprivileged) TRY(check_unprivileged(request));
+  TRY(set_track(options, spec));
   return request;
 }
 
@@ -221,6 +251,12 @@ void define_add(Arguments& command, Options& options) {
   command.text("--chunk", add.chunk, "SIZE",
                "no read or write crosses a multiple of it, which has to be one "
                "of the block size: for programs that place data by chunk");
+  command.text("--track", add.track, "FILE",
+               "loop: note in this file which blocks are written; see track "
+               "list. It is made if there is none");
+  command.text("--track-block", add.track_block, "SIZE",
+               "how large these blocks are, 4K to 16M (default: as in the "
+               "file, or 64K)");
   command.flag("--read-only", add.read_only, "nothing can be written");
   command.flag("--buffered,--buffered_io", add.buffered,
                "through the page cache, not O_DIRECT");
@@ -260,6 +296,7 @@ void define_add(Arguments& command, Options& options) {
       "  ublk-bpf add -t loop -f disk.img\n"
       "  ublk-bpf add -t loop -f /dev/nvme0n1 -n 3 -q 2 -d 256 -r 1\n"
       "  ublk-bpf add -t null --size 10G --foreground\n"
+      "  ublk-bpf add -t loop -f disk.img --track disk.track -r\n"
       "  ublk-bpf add -t fault --over loop -f disk.img --fault "
       "op=read,range=1M-2M,error=EIO");
 }

@@ -133,6 +133,10 @@ const std::vector<Command>& commands() {
        define_layer_list, run_layer_list, false},
       {"layer diff", nullptr, "show what has changed since a layer below",
        define_layer_diff, run_layer_diff, false},
+      {"track mark", nullptr, "begin a new period of what is written",
+       define_track_mark, run_track_mark},
+      {"track list", nullptr, "show what was written since a mark",
+       define_track_list, run_track_list, false},
       {"probe", nullptr, "show what this kernel offers", define_probe,
        run_probe, false},
       {"bench", nullptr, "measure what an I/O costs, and who pays",
@@ -149,7 +153,9 @@ struct Group {
   const char* name;
   const char* summary;
 };
-constexpr Group kGroups[] = {{"layer", "make and look at layer files"}};
+constexpr Group kGroups[] = {
+    {"layer", "make and look at layer files"},
+    {"track", "mark, and show what was written since: for backups"}};
 
 // "layer create" is a command of the group "layer".
 CLI::App* add_command(CLI::App& app, const Command& command) {

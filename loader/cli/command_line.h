@@ -31,6 +31,8 @@ struct AddOptions {
   uint32_t block_size = 0;
   std::string max_io = "1M";
   std::string chunk;
+  std::string track;
+  std::string track_block;
   bool read_only = false;
   bool buffered = false;
   bool write_back = false;
@@ -94,6 +96,12 @@ struct LayerOptions {
   bool repair = false;
 };
 
+struct TrackOptions {
+  std::string file;
+  std::string name;
+  std::string since;
+};
+
 // A command line that has been understood.
 struct Options {
   std::string command;
@@ -127,6 +135,7 @@ struct Options {
   AttachOptions attach;
   BenchOptions bench;
   LayerOptions layer;
+  TrackOptions track;
 
   ControlOptions control() const {
     return {.deadline = std::chrono::seconds(deadline)};
@@ -183,6 +192,8 @@ void define_layer_info(Arguments& command, Options& options);
 void define_layer_check(Arguments& command, Options& options);
 void define_layer_list(Arguments& command, Options& options);
 void define_layer_diff(Arguments& command, Options& options);
+void define_track_mark(Arguments& command, Options& options);
+void define_track_list(Arguments& command, Options& options);
 int run_add(const Options& options);
 int run_attach(const Options& options);
 int run_detach(const Options& options);
@@ -213,6 +224,8 @@ int run_layer_info(const Options& options);
 int run_layer_check(const Options& options);
 int run_layer_list(const Options& options);
 int run_layer_diff(const Options& options);
+int run_track_mark(const Options& options);
+int run_track_list(const Options& options);
 
 struct Command {
   const char* name;   // one word, or as "layer create" that of a group before

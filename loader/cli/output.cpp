@@ -181,6 +181,7 @@ json device_to_json(const Device& device) {
       {"files", json::array()},
       {"failed_legs", json::array()},
       {"layers", json::array()},
+      {"track", nullptr},
       {"nr_hw_queues", info.nr_hw_queues},
       {"queue_depth", info.queue_depth},
       {"size_bytes", device.size_bytes()},
@@ -202,6 +203,7 @@ json device_to_json(const Device& device) {
     put_names(out, "files", target.files);
     for (size_t leg = 0; leg < target.files.size(); leg++)
       if (target.failed_legs >> leg & 1) out["failed_legs"].push_back(leg);
+    if (!target.track.empty()) put_name(out, "track", target.track);
     for (const LayerFile& layer : target.layers) {
       json& to = out["layers"].emplace_back(json::object());
       put_name(to, "path", layer.path);
@@ -334,6 +336,7 @@ std::string device_text(const Device& device) {
                   target.failed_legs >> i & 1 ? " (failed)" : "");
     for (size_t i = 1; i < target.layers.size(); i++)
       text += fmt(" on {}", shown_name(target.layers[i].path));
+    if (!target.track.empty()) text += " track " + shown_name(target.track);
     for (const auto& rule : target.faults) text += " fault " + shown_name(rule);
     text += fmt(" recovery {} data path {}{}{}\n", recovery_name(info.flags),
                 data_path_of(info.flags).name,

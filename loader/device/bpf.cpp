@@ -15,6 +15,7 @@
 #include "device/device.h"
 #include "device/device_stack.h"
 #include "device/pins.h"
+#include "device/track_program.h"
 #include "prog/face.h"
 #include "prog/object.h"
 #include "sys/backing.h"
@@ -390,6 +391,7 @@ Result<std::chrono::nanoseconds> attach_program(Control& control,
   if (request.keep_maps) TRY(keep_maps(object, device));
   TRY(refuse_on_clone(object, device, request));
   TRY(share_legs(object, device, request));
+  if (device.state) TRY(share_track(object, *device.state));
   TRY(object.load(program));
   auto pins = TRY(make_pins(object, device, request));
 
@@ -430,6 +432,12 @@ Result<void> detach_program(Control& control, const StateStore& states,
     return std::unexpected(
         Error::plain(EBUSY, fmt("{}: is a clone, and its map goes with its "
                                 "program",
+                                device_name(dev_id)))
+            .hint(fmt("ublk-bpf del -n {}, and add it with --no-bpf", dev_id)));
+  if (device.state && device.state->track_maps.bits)
+    return std::unexpected(
+        Error::plain(EBUSY, fmt("{}: tracks what is written, and what it has "
+                                "noted goes with its program",
                                 device_name(dev_id)))
             .hint(fmt("ublk-bpf del -n {}, and add it with --no-bpf", dev_id)));
   auto done = control.detach_bpf(dev_id);

@@ -16,6 +16,7 @@
 #include "device/device.h"
 #include "device/map_file.h"
 #include "device/new_top.h"
+#include "device/track.h"
 #include "layer/layer.h"
 #include "prog/maps.h"
 #include "server/clone.h"
@@ -116,6 +117,7 @@ Result<void> write_bits_out(const DeviceState& state) {
 
 Result<void> write_map_out(const StateStore& states,
                            const DeviceState& before) {
+  if (!before.target.track.empty()) return write_track_out(states, before);
   if (!is_clone(before.target) || before.target.read_only) return {};
   DeviceState state = before;
   TRY(resolve_new_top(states, state));
@@ -155,7 +157,8 @@ Result<void> keep_map_file(const StateStore& states, const DeviceState& state) {
 
 std::vector<UniqueFd> hold_maps(const DeviceState& state) {
   std::vector<UniqueFd> held;
-  for (const uint32_t id : {state.clone_maps.bits, state.clone_maps.shared})
+  for (const uint32_t id : {state.clone_maps.bits, state.clone_maps.shared,
+                            state.track_maps.bits, state.track_maps.shared})
     if (id)
       if (auto fd = open_map(id)) held.push_back(std::move(*fd));
   return held;
@@ -267,10 +270,12 @@ Result<LiveChain> live_chain(const StateStore& states, uint32_t dev_id) {
 
 Result<void> write_left_maps(Control& control, const StateStore& states,
                              const Target& target) {
-  if (!target.clone || target.clone->read_only()) return {};
+  const bool clone = target.clone && !target.clone->read_only();
+  if (!clone && !target.track) return {};
   for (const uint32_t dev_id : states.ids()) {
     auto state = states.load(dev_id);
-    if (!state || !is_clone(state->target) ||
+    if (!state ||
+        (clone ? !is_clone(state->target) : state->target.track.empty()) ||
         state->target.identities.empty() ||
         !state->target.identities[0].same_as(target.spec.identities[0]))
       continue;

@@ -30,8 +30,8 @@ Result<void> connect_clone(const StateStore& states, uint32_t dev_id,
                            Target& target, Adopt adopt);
 
 // Of a device that no server has: writes to the layer what its map says and the
-// disk does not, if there is such a map. Whatever else the state is of, nothing
-// is done.
+// disk does not, if there is such a map; likewise to a track file. Whatever
+// else the state is of, nothing is done.
 Result<void> write_map_out(const StateStore& states, const DeviceState& state);
 
 // The map of a clone's program becomes a file like that of one without, for the
@@ -39,8 +39,8 @@ Result<void> write_map_out(const StateStore& states, const DeviceState& state);
 // about to go.
 Result<void> keep_map_file(const StateStore& states, const DeviceState& state);
 
-// While they are open, write_map_out() finds the maps of a clone that has its
-// program, also when that is gone. Empty: there are none.
+// While they are open, write_map_out() finds the maps of a device that has its
+// own program, also when that is gone. Empty: there are none.
 std::vector<UniqueFd> hold_maps(const DeviceState& state);
 
 // How full each of a clone's layers is, in their order, as far as it can be
@@ -63,8 +63,9 @@ struct LiveChain {
 // change.
 Result<LiveChain> live_chain(const StateStore& states, uint32_t dev_id);
 
-// Before a clone gets a device: the same for devices of its layer that are
-// dead, or gone. ESTALE and the like: it could not be done for one of them.
+// Before a clone gets a device, or an image one that tracks it: the same for
+// devices of its layer, or image, that are dead, or gone. ESTALE and the like:
+// it could not be done for one of them.
 Result<void> write_left_maps(Control& control, const StateStore& states,
                              const Target& target);
 

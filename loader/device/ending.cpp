@@ -17,6 +17,7 @@
 #include "device/lifecycle.h"
 #include "device/users.h"
 #include "device/workplace.h"
+#include "server/track.h"
 
 namespace ublk {
 
@@ -35,6 +36,29 @@ Result<void> unless_gone(Result<void> done) {
   return done;
 }
 
+// What was written goes to the track file, unless the device's program goes on
+// with it.
+Result<void> save_track(Workplace& place, const Served& device) {
+  const auto track = device.server->target().track;
+  if (!track) return {};
+  const auto state = place.states.load(device.dev_id);
+  if (state && state->track_maps.bits) {
+    const auto info = place.control.info(device.dev_id);
+    if (info ? info->state != UBLK_S_DEV_DEAD : info.error().code() != ENODEV)
+      return {};
+  }
+  return track->save();
+}
+
+// Waits for the queues of a device, and lets go of it.
+Result<void> end_queues(Workplace& place, Served& device) {
+  auto joined = device.server->join();
+  auto saved = save_track(place, device);
+  device.server.reset();
+  TRY(std::move(joined));
+  return saved;
+}
+
 // A queue has ended. Somebody has stopped the device, and also deletes it; or
 // has quiesced it, for another server; or the queue has failed, then the others
 // must not go on without it.
@@ -43,9 +67,7 @@ Result<void> let_go(Workplace& place, Served& device) {
     if (auto info = place.control.info(device.dev_id);
         info && info->state == UBLK_S_DEV_LIVE)
       (void)place.control.stop(device.dev_id);
-  auto joined = device.server->join();
-  device.server.reset();
-  return joined;
+  return end_queues(place, device);
 }
 
 // What a signal makes of a device.
@@ -74,8 +96,7 @@ Result<Left> delete_it(Workplace& place, Served& device,
   // The driver stops it as soon as this process has ended.
   if (!stopped && insist) return Left::orphan;
   TRY(std::move(stopped));
-  auto joined = device.server->join();
-  device.server.reset();
+  auto joined = end_queues(place, device);
   // Whoever has it is not waited for.
   TRY(unless_gone(insist ? place.control.begin_remove(device.dev_id)
                          : place.control.remove(device.dev_id)));
@@ -99,9 +120,7 @@ Result<Left> leave_it(Workplace& place, Served& device,
     std::this_thread::sleep_for(kRetryPeriod);
     TRY(again.tick());
   }
-  auto joined = device.server->join();
-  device.server.reset();
-  TRY(std::move(joined));
+  TRY(end_queues(place, device));
   return Left::ended;
 }
 

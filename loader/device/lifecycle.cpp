@@ -148,6 +148,13 @@ Result<uint64_t> resize_device(Control& control, const StateStore& states,
                 "{}: is a clone, whose size is that of its layer and cannot be "
                 "changed",
                 device_name(dev_id));
+  if (device.state && !device.state->target.track.empty())
+    return std::unexpected(
+        Error::plain(EOPNOTSUPP,
+                     fmt("{}: tracks what is written, in a file that is for "
+                         "its size",
+                         device_name(dev_id)))
+            .hint("delete it, remove its track file, and add it again"));
   if (device.state) {
     spec = device.state->target;
     spec->size_bytes = size.bytes;

@@ -14,6 +14,8 @@
 #include "device/new_top.h"
 #include "device/serve.h"
 #include "device/server_process.h"
+#include "device/track.h"
+#include "device/track_program.h"
 #include "device/workplace.h"
 #include "prog/maps.h"
 #include "sys/sizes.h"
@@ -138,6 +140,7 @@ struct Heir {
   // What it is to be instead.
   std::unique_ptr<NewTop> next{};
   std::unique_ptr<CloneProgram> next_program{};
+  std::unique_ptr<TrackProgram> tracker{};  // of a device that tracks
 };
 
 Result<bool> has_program(Control& control, uint32_t dev_id) {
@@ -187,6 +190,36 @@ Result<std::unique_ptr<CloneProgram>> open_program(Workplace& place,
   return program;
 }
 
+// Of a device that tracks what is written, and had one. If its maps are gone
+// all counts as changed.
+Result<std::unique_ptr<TrackProgram>> open_tracker(Workplace& place,
+                                                   const DeviceState& state,
+                                                   const Target& target) {
+  if (!target.track || !state.track_maps.bits) return nullptr;
+  if (!TRY(has_program(place.control, state.dev_id)))
+    return TrackProgram::load(target);
+  return TrackProgram::adopt(target, state.track_maps);
+}
+
+Result<void> check_program(Workplace& place, uint32_t dev_id, bool attached) {
+  if (TRY(has_program(place.control, dev_id)) == attached) return {};
+  return fail(EAGAIN, "{}: its program has come or gone meanwhile: try again",
+              device_name(dev_id));
+}
+
+Result<void> connect_tracker(Workplace& place, const ServeHooks& hooks,
+                             Heir& heir) {
+  const uint32_t dev_id = heir.before.dev_id;
+  if (heir.tracker)
+    TRY(check_program(place, dev_id, heir.tracker->is_attached()));
+  TRY(connect_track(place.states, hooks, dev_id, heir.target,
+                    heir.tracker.get(), true));
+  if (!heir.tracker) return {};
+  return place.states.change(dev_id, [&](DeviceState& state) {
+    state.track_maps = heir.tracker->maps();
+  });
+}
+
 // Makes the clone its new server's.
 Result<void> connect(Workplace& place, Heir& heir) {
   const uint32_t dev_id = heir.before.dev_id;
@@ -194,10 +227,8 @@ Result<void> connect(Workplace& place, Heir& heir) {
     return connect_clone(place.states, dev_id, heir.target,
                          heir.state.new_top ? Adopt::if_its : Adopt::yes);
   // Its server may have attached it just before it ended.
-  if (TRY(has_program(place.control, dev_id)) !=
-      (heir.program->is_attached() || heir.program->replaces()))
-    return fail(EAGAIN, "{}: its program has come or gone meanwhile: try again",
-                device_name(dev_id));
+  TRY(check_program(place, dev_id,
+                    heir.program->is_attached() || heir.program->replaces()));
   TRY_IN(device_name(dev_id), heir.program->connect(heir.target, dev_id));
   return place.states.change(dev_id, [&](DeviceState& state) {
     state.clone_maps = heir.program->maps();
@@ -274,12 +305,15 @@ Result<Heir> examine(Workplace& place, const RecoverRequest& request,
   state.target.layers = target.spec.layers;
   auto program =
       TRY_IN(device_name(dev_id), open_program(place, state, target));
+  auto tracker =
+      TRY_IN(device_name(dev_id), open_tracker(place, state, target));
   Heir heir{.before = before,
             .state = std::move(state),
             .target = std::move(target),
             .live = live,
             .program = std::move(program),
-            .held = std::move(held)};
+            .held = std::move(held),
+            .tracker = std::move(tracker)};
   if (request.flatten)
     TRY_IN(device_name(dev_id), prepare_flatten(heir, *request.flatten));
   if (heir.state.flatten && heir.state.flatten->ended())
@@ -385,6 +419,7 @@ Result<Served> succeed(Workplace& place, const ServeHooks& hooks, Heir& heir,
     state.flatten = heir.state.flatten;
   }));
   TRY(connect(place, heir));
+  TRY(connect_tracker(place, hooks, heir));
   if (heir.next)
     if (auto changed = change_top(place, heir); !changed) {
       if (heir.next->is_in_place()) return std::unexpected(changed.error());
@@ -403,6 +438,8 @@ Result<Served> succeed(Workplace& place, const ServeHooks& hooks, Heir& heir,
   if (started && heir.program && !heir.program->is_attached() &&
       !heir.program->replaces())
     started = attach_clone(place, *heir.program, dev_id, *clone);
+  if (started && heir.tracker && !heir.tracker->is_attached())
+    started = heir.tracker->attach(place, dev_id);
   if (started) started = place.control.end_recovery(dev_id, ::getpid());
   Served served{dev_id, heir.state.instance, std::move(server)};
   if (started && heir.state.flatten) TRY(begin_flatten(place, heir, *clone));

@@ -217,11 +217,18 @@ Result<void> remove_from_under(Control& control, uint32_t dev_id,
   return {};
 }
 
-// What the map of a clone says goes to its layer.
+// What the map of a clone says goes to its layer, and what was tracked to its
+// file.
 Result<void> write_out(const StateStore& states, const DeviceState& state,
                        const EndOptions& options) {
   auto done = write_map_out(states, state);
   if (done) return done;
+  if (!state.target.track.empty()) {
+    if (options.warn)
+      options.warn(std::move(done).error().in(
+          fmt("{}: all counts as changed", device_name(state.dev_id))));
+    return {};
+  }
   // Its program may be gone already, and the map with the end of this command.
   if (state.clone_maps.bits)
     if (auto kept = keep_map_file(states, state); !kept && options.warn)

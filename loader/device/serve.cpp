@@ -13,6 +13,8 @@
 #include "device/mirror.h"
 #include "device/overlap.h"
 #include "device/state.h"
+#include "device/track.h"
+#include "device/track_program.h"
 #include "device/workplace.h"
 #include "server/server.h"
 #include "sys/process.h"
@@ -47,12 +49,17 @@ class NewDevice {
     // Why it was not kept is what the user hears; what stays is for gc.
     (void)place_.control.stop(device_.dev_id);
     device_.server.reset();
+    if (track) (void)track->save();
+    track.reset();
     (void)place_.control.remove(device_.dev_id);
     (void)place_.states.remove(device_.dev_id, device_.instance);
   }
+  // Of which nothing was written.
+  std::shared_ptr<Track> track{};
   Served& served() { return device_; }
   Served keep() {
     kept_ = true;
+    track.reset();
     return std::move(device_);
   }
 
@@ -68,6 +75,7 @@ struct Opened {
   const DataPath& path;
   Target target;
   std::unique_ptr<CloneProgram> program{};  // of a clone that has one
+  std::unique_ptr<TrackProgram> tracker{};  // of a device that tracks
 };
 
 // The driver gives no other process's pages to one that it does not trust.
@@ -96,6 +104,16 @@ std::unique_ptr<CloneProgram> open_program(Target& target) {
   return nullptr;
 }
 
+// Likewise of one that tracks what is written. It may have it without recovery:
+// all counts as changed if the maps go with the server.
+std::unique_ptr<TrackProgram> open_tracker(Target& target) {
+  if (!target.track) return nullptr;
+  auto program = TrackProgram::load(target);
+  if (program) return std::move(*program);
+  target.remark = std::move(program).error();
+  return nullptr;
+}
+
 Result<Opened> open_request(const AddRequest& request, uint64_t features) {
   TRY(check_privilege(request));
   if (request.unprivileged) features &= ~kPrivileged;
@@ -108,6 +126,8 @@ Result<Opened> open_request(const AddRequest& request, uint64_t features) {
   if (request.bpf && features & UBLK_F_BPF &&
       request.recovery_flags & UBLK_F_USER_RECOVERY)
     opened.program = open_program(opened.target);
+  if (request.bpf && features & UBLK_F_BPF)
+    opened.tracker = open_tracker(opened.target);
   return opened;
 }
 
@@ -158,13 +178,17 @@ Result<void> bring_up(Workplace& place, const ServeHooks& hooks, Opened opened,
   } else {
     TRY(connect_clone(place.states, dev_id, opened.target, Adopt::no));
   }
-  const DeviceState state{.dev_id = dev_id,
-                          .instance = device.instance,
-                          .server = server,
-                          .target = opened.target.spec,
-                          .attached = std::nullopt,
-                          .legs_map = legs_map,
-                          .clone_maps = clone_maps};
+  TRY(connect_track(place.states, hooks, dev_id, opened.target,
+                    opened.tracker.get(), false));
+  const DeviceState state{
+      .dev_id = dev_id,
+      .instance = device.instance,
+      .server = server,
+      .target = opened.target.spec,
+      .attached = std::nullopt,
+      .legs_map = legs_map,
+      .clone_maps = clone_maps,
+      .track_maps = opened.tracker ? opened.tracker->maps() : TrackMaps()};
   const auto clone = opened.target.clone;
   device.server = TRY_IN(device_name(dev_id),
                          make_server(place, std::move(opened.target), info));
@@ -174,6 +198,8 @@ Result<void> bring_up(Workplace& place, const ServeHooks& hooks, Opened opened,
   if (opened.program)
     TRY_IN(device_name(dev_id),
            attach_clone(place, *opened.program, dev_id, *clone));
+  if (opened.tracker)
+    TRY_IN(device_name(dev_id), opened.tracker->attach(place, dev_id));
   return {};
 }
 
@@ -205,6 +231,7 @@ Result<void> serve_new(const std::vector<AddRequest>& requests,
     const auto info = TRY(add(place, one, features));
     added.push_back(
         std::make_unique<NewDevice>(place, info.dev_id, new_instance()));
+    added.back()->track = one.target.track;
     TRY(bring_up(place, hooks, std::move(one), info, added.back()->served(),
                  server));
     live.push_back(TRY(describe(place.control, place.states, info.dev_id)));

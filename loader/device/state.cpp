@@ -118,6 +118,10 @@ json target_to_json(const TargetSpec& spec) {
               {"fill", spec.fill}};
   if (spec.failed_legs) out["failed_legs"] = spec.failed_legs;
   if (!spec.layers.empty()) out["layers"] = layers_to_json(spec.layers);
+  if (!spec.track.empty()) {
+    put_name(out, "track", spec.track);
+    out["track_block_bytes"] = spec.track_block_bytes;
+  }
   put_names(out, "files", spec.files);
   out["identities"] = identities_to_json(spec.identities);
   return out;
@@ -205,6 +209,10 @@ TargetSpec target_from_json(const json& from) {
     get_number(from, "failed_legs", spec.failed_legs);
   get_layers(from, spec.layers);
   get_identities(from, spec.identities);
+  if (from.contains("track")) {
+    get_name(from, "track", spec.track);
+    get_number(from, "track_block_bytes", spec.track_block_bytes);
+  }
   return spec;
 }
 
@@ -260,6 +268,9 @@ std::string state_to_json(const DeviceState& state) {
                          {"shared", state.clone_maps.shared}};
   if (state.flatten) out["flatten"] = flatten_to_json(*state.flatten);
   if (state.new_top) out["new_top"] = new_top_to_json(*state.new_top);
+  if (state.track_maps.bits)
+    out["track_maps"] = {{"bits", state.track_maps.bits},
+                         {"shared", state.track_maps.shared}};
   if (!state.affinity.empty()) {
     json& affinity = out["affinity"] = json::object();
     for (const auto& [q_id, cpus] : state.affinity)
@@ -306,6 +317,10 @@ Result<DeviceState> state_from_json(std::string_view text) {
       state.flatten = flatten_from_json(*it);
     if (const auto it = in.find("new_top"); it != in.end())
       state.new_top = new_top_from_json(*it);
+    if (const auto it = in.find("track_maps"); it != in.end()) {
+      get_number(*it, "bits", state.track_maps.bits);
+      get_number(*it, "shared", state.track_maps.shared);
+    }
     return state;
   } catch (const json::exception& e) {
     return fail(EPROTO, "is no state of a device: {}", e.what());

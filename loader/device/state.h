@@ -66,6 +66,12 @@ struct FlattenState {
   bool ended() const { return done || !error.empty(); }
 };
 
+// Likewise of a device that tracks what is written, and its program.
+struct TrackMaps {
+  uint32_t bits = 0;
+  uint32_t shared = 0;
+};
+
 // What the kernel does not remember about a device: N.json.
 struct DeviceState {
   uint32_t dev_id = 0;
@@ -87,9 +93,10 @@ struct DeviceState {
   CloneMaps clone_maps{};
   std::optional<NewTopState> new_top{};
   std::optional<FlattenState> flatten{};
+  TrackMaps track_maps{};
 };
 
-// "N.map": of a clone, see device/clone.h.
+// "N.map": see device/map_file.h.
 std::string map_file_name(uint32_t dev_id);
 
 std::string state_to_json(const DeviceState& state);

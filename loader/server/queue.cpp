@@ -5,6 +5,8 @@
 #include <charconv>
 #include <utility>
 
+#include "server/track.h"
+
 namespace ublk {
 
 namespace {
@@ -166,6 +168,7 @@ void Queue::go_on(Io& io, int res) {
   // Without its buffer it was not issued.
   if (io.register_error) {
     io.steps.reset();
+    if (target.track) target.track->end(io);
     return commit(io, std::exchange(io.register_error, 0), sqe);
   }
   if (const auto result = target.ops->done(target, io, res, sqe))

@@ -49,10 +49,15 @@ struct TargetSpec {
   bool fill = true;  // null: reads give zeroes where the server has no buffer
   // Clone, not kept: see Clone::Options.
   bool base_later = false;
+  // Loop: the file that notes which blocks were written, and how large they
+  // are; 0: as in the file. "": none.
+  std::string track{};
+  uint32_t track_block_bytes = 0;
 };
 
 class Clone;
 class Legs;
+class Track;
 struct FaultPlan;
 struct FaultRule;
 struct TargetOps;
@@ -68,8 +73,9 @@ struct Target {
   // Of `fault` only: what it wraps, which serves with this same Target.
   const TargetOps* inner = nullptr;
   std::shared_ptr<FaultPlan> faults;
-  std::shared_ptr<Legs> legs;    // of `mirror` only
-  std::shared_ptr<Clone> clone;  // of `clone` only
+  std::shared_ptr<Legs> legs;      // of `mirror` only
+  std::shared_ptr<Clone> clone;    // of `clone` only
+  std::shared_ptr<Track> track{};  // of `loop`, if it notes what is written
   // What its user should know, although it can be served.
   std::optional<Error> remark{};
 };
@@ -88,8 +94,9 @@ struct Io {
   uint8_t leg = 0;
   uint8_t legs_done = 0;
   uint8_t legs_failed = 0;
-  int leg_error = 0;  // a positive errno
-  Steps steps{};      // while it takes more than one
+  int leg_error = 0;    // a positive errno
+  uint8_t tracked = 0;  // of Track, while it changes the file
+  Steps steps{};        // while it takes more than one
 
   // Of the queue and its data path.
   uint16_t tag = 0;

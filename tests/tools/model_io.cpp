@@ -13,6 +13,9 @@
 //   verify            reads all of it
 //   keep NAME         what the device has to have, for later
 //   back NAME         it has to have that again
+//   log PATH          writes there what has changed the device since the last
+//                     time, a line each: when it began and when it was done
+//                     (CLOCK_MONOTONIC, ns), offset and length in bytes
 //   close
 //
 // Threads never write to the same sector, but they share blocks: of N threads
@@ -28,6 +31,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -94,9 +98,30 @@ class Model {
     for (uint64_t at = 0; at < size_; at += kMostBytes)
       read(buffer.get(), at, std::min(kMostBytes, size_ - at), "verify");
   }
+  void log(const std::string& path) {
+    std::ofstream file(path);
+    for (const Change& c : changes_)
+      file << c.began << ' ' << c.done << ' ' << c.at << ' ' << c.bytes << '\n';
+    changes_.clear();
+    if (!file.flush()) fail("log");
+  }
   bool failed() const { return failed_; }
 
  private:
+  struct Change {
+    int64_t began;
+    int64_t done;
+    uint64_t at;
+    uint64_t bytes;
+  };
+  static int64_t now() {
+    return std::chrono::steady_clock::now().time_since_epoch() /
+           std::chrono::nanoseconds(1);
+  }
+  void note(int64_t began, uint64_t at, uint64_t bytes) {
+    const std::lock_guard held(mutex_);
+    changes_.push_back({began, now(), at, bytes});
+  }
   struct Share {
     unsigned index;
     unsigned of;
@@ -147,12 +172,15 @@ class Model {
         continue;
       } else if (dice < 40) {
         read(buffer.get(), at, bytes, "read");
-      } else if (dice < 84) {
-        write(buffer.get(), at, bytes, random, dice < 48 ? RWF_DSYNC : 0);
-      } else if (dice < 92) {
-        discard(at, bytes);
       } else {
-        zero(at, bytes, dice);
+        const int64_t began = now();
+        if (dice < 84)
+          write(buffer.get(), at, bytes, random, dice < 48 ? RWF_DSYNC : 0);
+        else if (dice < 92)
+          discard(at, bytes);
+        else
+          zero(at, bytes, dice);
+        note(began, at, bytes);
       }
     }
   }
@@ -220,6 +248,7 @@ class Model {
   std::vector<std::byte> reference_;
   int fd_ = -1;
   std::mutex mutex_;
+  std::vector<Change> changes_;
   std::atomic<bool> failed_ = false;
 };
 
@@ -250,6 +279,8 @@ int main(int argc, char** argv) {
       model.back(name);
     else if (command == "verify")
       model.verify();
+    else if (command == "log" && words >> path)
+      model.log(path);
     else if (command == "close")
       model.close();
     else

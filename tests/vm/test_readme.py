@@ -89,6 +89,8 @@ CLAIMS = {
     and s.before[8]["layers"][1:] == s.after[8]["layers"][1:],
     "vm1.delta needs nothing below it any more": lambda s: [Path(one["path"]).name for one in s.after[8]["layers"]] == ["vm1.delta"],
     "how many blocks it has": lambda s: " of 8192 blocks of 4096 bytes present" in s.output,
+    "then copy all of the device": lambda s: "the first one: begin with a full copy" in s.output,
+    "what to copy now": lambda s: "mark 'tuesday'" in s.output and "  data" in s.output,
     "dev id 0: ...": lambda s: s.output.startswith("dev id 0: "),
 }
 
