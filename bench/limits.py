@@ -40,6 +40,8 @@ RATIOS = [
     # Blocks that a clone finds in its layer, or below it.
     Ratio("clone, base", "program", everywhere(1.05, 1.05), backing=FILE, rws=("read",)),
     Ratio("clone, delta", "program, layer", everywhere(1.05, 1.05), backing=FILE),
+    # Blocks that are marked already.
+    Ratio("program, track", "program", everywhere(1.05, 1.05), backing=FILE),
 ]
 PEER_RATIO = 1.00  # our server / kublk, on the same data path
 # Our null target as it is by default. kublk completes reads on the request's own pages without touching them, so a reader gets whatever they

@@ -15,6 +15,7 @@ from pathlib import Path
 import clones
 import lab
 import mapped
+import tracks
 from lab import Failed
 from measure import Path as Measured
 from way import Absent, Made, Shape, Way, Wrong, need_tool
@@ -193,6 +194,7 @@ FILE_WAYS = [
     Way("program, buffered", "loop.bpf.o through the page cache, all of it there", cached(program("loop", "--buffered"))),
     Way("program, mounted", "loop.bpf.o, a file system mounted on the device", mounted(program("loop")), kept_mib=FIRST_KEPT_MIB),
     *clones.WAYS,
+    *tracks.WAYS,
 ]
 ALL = PATHS + [w for w in mapped.WAYS if w is not mapped.LINEAR] + POLICIES + [COMPLETION] + FILE_WAYS
 NEVER = [{"path": "io_uring BPF loop", "why": "nobody keeps one"}]

@@ -39,7 +39,7 @@ MAPPED_JOBS = [job(rw, bs, qd, scale=2, engine=engine) for engine in ("libaio", 
 MAPPED_QUICK = [job(rw, 4 * KIB, qd, engine="libaio") for qd in (1, 32) for rw in ("read", "write")]
 MAPPED_WAYS = ("raw", "program", "dm-linear", "dm-stripe", "dm-mirror", "md raid1", "program, stripe", "program, mirror", "program, completion")
 FILE_WAYS = ("kernel loop", "server", "program", "program, mounted", "kernel loop, buffered", "program, buffered",
-             "clone, base", "program, layer", "clone, delta")
+             "clone, base", "program, layer", "clone, delta", "program, track")
 NULL_JOBS = [job("read", bs, 32) for bs in (4 * KIB, 64 * KIB, 512 * KIB)]
 LATENCY_JOBS = QUICK_ALL[:2]
 
