@@ -16,7 +16,8 @@ namespace ublk::cli {
 // goes by its place.
 class Arguments {
  public:
-  explicit Arguments(CLI::App& app) : app_(app) {}
+  // `device` is written, if one is not given as a number.
+  Arguments(CLI::App& app, std::string& device) : app_(app), device_(device) {}
 
   void text(const char* names, std::string& value, const char* type,
             const std::string& help, bool required = false);
@@ -32,8 +33,11 @@ class Arguments {
   void toggle(const char* names, bool& value, const std::string& help);
   // Accepted for the sake of other tools' scripts, and ignored.
   void ignored(const char* names, std::string& value);
-  // -n and --dev, the same for every command. Stays as it is if not given.
+  // -n and --dev, the same for every command: a number, or a name, path or file
+  // that main() looks for before the command runs. Stays as it is if not given.
   void device(int64_t& dev_id, bool required);
+  // Of a device that there is not yet: a number.
+  void new_device(int64_t& dev_id);
   // --changed-file, the same for every command that opens a device's file
   // again.
   void changed_file(bool& value);
@@ -42,6 +46,7 @@ class Arguments {
 
  private:
   CLI::App& app_;
+  std::string& device_;
 };
 
 }  // namespace ublk::cli

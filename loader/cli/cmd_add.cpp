@@ -9,6 +9,7 @@
 #include "layer/track_file.h"
 #include "server/fault_rule.h"
 #include "server/target.h"
+#include "sys/device_name.h"
 #include "sys/sizes.h"
 
 namespace ublk::cli {
@@ -202,12 +203,21 @@ Result<std::vector<AddRequest>> add_requests(const AddOptions& options) {
     return fail(EINVAL,
                 "--count {}: devices of files are as many as there are -f FILE",
                 options.count);
+  for (size_t i = 0; i < options.names.size(); i++) {
+    TRY_IN("--name", check_device_name(options.names[i]));
+    if (std::ranges::count(options.names, options.names[i]) > 1)
+      return fail(EINVAL, "--name {}: is given twice", options.names[i]);
+  }
   std::vector<AddRequest> requests;
   const size_t each = TRY(file_target(common.target))->nr_files;
   const size_t count =
       std::max<size_t>(options.files.size() / each, options.count);
+  if (!options.names.empty() && options.names.size() != count)
+    return fail(EINVAL, "--name: {} names for {} devices", options.names.size(),
+                count);
   for (size_t i = 0; i < count; i++) {
     AddRequest& request = requests.emplace_back(common);
+    if (!options.names.empty()) request.name = options.names[i];
     for (size_t f = 0; f < each && !options.files.empty(); f++)
       request.target.files.push_back(for_server(options.files[i * each + f]));
     if (options.dev_id >= 0)
@@ -235,7 +245,12 @@ void define_add(Arguments& command, Options& options) {
   command.flag("--no-fill", add.no_fill,
                "null: reads by zero copy leave the reader's memory as it was, "
                "for measuring");
-  command.device(add.dev_id, false);
+  command.new_device(add.dev_id);
+  command.texts("--name", add.names, "NAME",
+                "a name, for every -n and for /dev/disk/by-id/ublk-bpf-NAME; "
+                "repeat it for more devices");
+  command.flag("--show", add.show,
+               "print the path of the block device, and nothing else");
   command.number("-q,--queues", add.queues, 1, UBLK_MAX_NR_QUEUES,
                  "hardware queues");
   command.number("-d,--depth", add.depth, 1, UBLK_MAX_QUEUE_DEPTH,
@@ -265,11 +280,11 @@ void define_add(Arguments& command, Options& options) {
                "none: for programs that write to other files");
   command.flag("--shared", add.shared,
                "even if another device writes to the same bytes of the file");
-  command.toggle("-r,--user_recovery", add.recovery,
+  command.toggle("-r,--recovery,--user_recovery", add.recovery,
                  "keep the device when its server dies, see recover");
-  command.toggle("-i,--user_recovery_reissue", add.reissue,
+  command.toggle("-i,--reissue,--user_recovery_reissue", add.reissue,
                  "and give the new server what the old one had begun");
-  command.toggle("-e,--user_recovery_fail_io", add.fail_io,
+  command.toggle("-e,--fail-io,--user_recovery_fail_io", add.fail_io,
                  "and fail I/O meanwhile, instead of keeping it");
   command.text("--data-path", add.data_path, "PATH", data_path_help());
   command.flag("-u,--user-copy,--user_copy,--usercopy", add.user_copy,
@@ -297,6 +312,7 @@ void define_add(Arguments& command, Options& options) {
       "  ublk-bpf add -t loop -f /dev/nvme0n1 -n 3 -q 2 -d 256 -r 1\n"
       "  ublk-bpf add -t null --size 10G --foreground\n"
       "  ublk-bpf add -t loop -f disk.img --track disk.track -r\n"
+      "  ublk-bpf add -t loop -f disk.img --name vm1 --show\n"
       "  ublk-bpf add -t fault --over loop -f disk.img --fault "
       "op=read,range=1M-2M,error=EIO");
 }

@@ -66,11 +66,46 @@ void Arguments::ignored(const char* names, std::string& value) {
   app_.add_option(names, value)->group("");
 }
 
+namespace {
+
+constexpr int64_t kMostDevId = (int64_t{1} << 20) - 1;
+
+constexpr const char* kWhichDevice =
+    "which device: N of /dev/ublkbN, its name, its path, or a file that no "
+    "other device serves";
+
+// A number, or text to look for.
+void take_device(const std::string& given, int64_t& dev_id,
+                 std::string& device) {
+  dev_id = -1;
+  device.clear();
+  if (given.empty()) throw CLI::ValidationError("--dev", "is empty");
+  const bool number =
+      std::ranges::all_of(given, [](char c) { return c >= '0' && c <= '9'; });
+  if (!number)
+    device = given;
+  else if (!CLI::detail::lexical_cast(given, dev_id) || dev_id > kMostDevId)
+    throw CLI::ValidationError(
+        "--dev",
+        fmt("{} is not a number of a device, 0 to {}", given, kMostDevId));
+}
+
+}  // namespace
+
 void Arguments::device(int64_t& dev_id, bool required) {
-  auto* option = app_.add_option("-n,--dev", dev_id, "N of /dev/ublkbN")
-                     ->type_name("N")
-                     ->check(CLI::Range(int64_t{0}, (int64_t{1} << 20) - 1));
+  const auto take = [&dev_id, &device = device_](const std::string& given) {
+    take_device(given, dev_id, device);
+  };
+  auto* option =
+      app_.add_option_function<std::string>("-n,--dev", take, kWhichDevice)
+          ->type_name("DEVICE");
   if (required) option->required();
+}
+
+void Arguments::new_device(int64_t& dev_id) {
+  app_.add_option("-n,--dev", dev_id, "N of /dev/ublkbN")
+      ->type_name("N")
+      ->check(CLI::Range(int64_t{0}, kMostDevId));
 }
 
 void Arguments::changed_file(bool& value) {
@@ -214,7 +249,7 @@ std::unique_ptr<CLI::App> make_app(Options& options) {
   for (const Command& command : commands()) {
     CLI::App* sub = add_command(*app, command);
     if (command.alias) sub->alias(command.alias);
-    Arguments arguments(*sub);
+    Arguments arguments(*sub, options.device);
     command.define(arguments, options);
     arguments.flag("--json", options.json, "print JSON");
     if (command.asks_driver)

@@ -21,6 +21,8 @@ enum ExitStatus { kDone = 0, kFailed = 1, kUsedWrongly = 2, kDamaged = 3 };
 struct AddOptions {
   std::string type;
   std::vector<std::string> files;
+  std::vector<std::string> names;
+  bool show = false;
   std::string over;
   std::vector<std::string> faults;
   int64_t dev_id = -1;
@@ -107,6 +109,7 @@ struct Options {
   std::string command;
   bool json = false;
   int64_t dev_id = -1;  // -1: not given
+  std::string device;   // or what has to be looked for: find_device()
   bool all = false;
   bool foreground = false;
   bool safe = false;

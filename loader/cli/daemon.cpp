@@ -24,8 +24,10 @@ namespace {
 
 using nlohmann::json;
 
-void print_live(const std::vector<Device>& devices, bool as_json) {
-  if (as_json) {
+void print_live(const std::vector<Device>& devices, const Options& options) {
+  if (options.add.show && !options.json) {
+    for (const Device& device : devices) say(block_path(device.info.dev_id));
+  } else if (options.json) {
     say(devices.size() == 1 ? device_json(devices.front())
                             : devices_json(devices));
   } else {
@@ -49,7 +51,7 @@ int print_live(const std::vector<uint32_t>& dev_ids, const Options& options) {
     if (!device) return report(device.error(), as_json);
     devices.push_back(std::move(*device));
   }
-  print_live(devices, as_json);
+  print_live(devices, options);
   return kDone;
 }
 
@@ -181,7 +183,7 @@ int serve_in_foreground(
       {.control = options.control(),
        .live =
            [&](const std::vector<Device>& devices) {
-             print_live(devices, options.json);
+             print_live(devices, options);
              return true;
            },
        .trouble = [](const Error& error) { warn(error); },

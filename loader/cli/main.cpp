@@ -7,6 +7,7 @@
 
 #include "cli/command_line.h"
 #include "cli/output.h"
+#include "device/find.h"
 #include "sys/process.h"
 
 namespace {
@@ -17,9 +18,17 @@ bool wants_json(int argc, char** argv) {
   });
 }
 
+// What a device was called by becomes its number.
+ublk::Result<void> look_for_device(ublk::cli::Options& options) {
+  if (options.device.empty()) return {};
+  options.dev_id =
+      TRY(ublk::find_device(ublk::StateStore::open_existing(), options.device));
+  return {};
+}
+
 int run(int argc, char** argv) {
   using namespace ublk::cli;
-  const Parsed parsed = parse(argc, argv);
+  Parsed parsed = parse(argc, argv);
   if (!parsed.text.empty() && parsed.status == kDone) {
     std::fputs(parsed.text.c_str(), stdout);
     return kDone;
@@ -28,6 +37,8 @@ int run(int argc, char** argv) {
     return report(ublk::Error::plain(EINVAL, parsed.text)
                       .hint("ublk-bpf --help, ublk-bpf COMMAND --help"),
                   wants_json(argc, argv), kUsedWrongly);
+  if (const auto found = look_for_device(parsed.options); !found)
+    return report(found.error(), parsed.options.json);
   for (const Command& command : commands())
     if (parsed.options.command == command.name)
       return command.run(parsed.options);

@@ -170,6 +170,8 @@ json device_to_json(const Device& device) {
   const bool known = device.state.has_value();
   json out = {
       {"dev_id", info.dev_id},
+      {"name", known && !device.state->name.empty() ? json(device.state->name)
+                                                    : json(nullptr)},
       {"block", block_path(info.dev_id)},
       {"char", char_path(info.dev_id)},
       {"state", state_name(info.state)},
@@ -329,6 +331,8 @@ std::string device_text(const Device& device) {
   std::string text = fmt("{}\n{}\n", kublk_text(device), numbers_line(device));
   if (device.state) {
     const TargetSpec& target = device.state->target;
+    if (!device.state->name.empty())
+      text += fmt("\tname {}\n", device.state->name);
     text += "\ttarget " + target.type;
     if (!target.over.empty()) text += " over " + target.over;
     for (size_t i = 0; i < target.files.size(); i++)

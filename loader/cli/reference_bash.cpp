@@ -61,9 +61,8 @@ std::vector<std::string> topics(const CLI::App& root) {
 
 // What can stand for a value of this type: "[0|1]" and "a|b" say it
 // themselves. "": nobody can know.
-std::string values_of(const CLI::App& root, const std::string& type,
-                      bool is_device) {
-  if (is_device) return "_ublk_bpf_devices";
+std::string values_of(const CLI::App& root, const std::string& type) {
+  if (type == "DEVICE") return "_ublk_bpf_devices";
   if (type == "FILE" || type == "OBJ") return "_ublk_bpf_files";
   if (type == "TARGET")
     return "_ublk_bpf_words '" + joined(target_names(), " ") + "'";
@@ -89,9 +88,12 @@ _ublk_bpf_files() {
 }
 
 _ublk_bpf_devices() {
-	local file ids=''
+	local file line ids=''
 	for file in "${UBLK_BPF_DEV_DIR:-/dev}"/ublkc*; do
 		[[ ! -e $file ]] || ids+=" ${file##*ublkc}"
+	done
+	for file in "${UBLK_BPF_STATE_DIR:-/run/ublk-bpf}"/*.udev; do
+		[[ -e $file ]] && read -r line <"$file" && ids+=" ${line#UBLK_BPF_NAME=}"
 	done
 	_ublk_bpf_words "$ids"
 }
@@ -124,8 +126,7 @@ void put_values(std::ostringstream& out, const CLI::App& root,
     std::vector<std::string> patterns;
     for (const auto& name : names_of(*option))
       patterns.push_back(dashed(command_of(app)) + ":" + name);
-    const std::string values =
-        values_of(root, option->get_type_name(), option->check_lname("dev"));
+    const std::string values = values_of(root, option->get_type_name());
     out << "\t" << joined(patterns, " | ") << ")\n\t\t"
         << (values.empty() ? "" : values + "\n\t\t") << "return\n\t\t;;\n";
   }
@@ -137,7 +138,7 @@ void put_rest(std::ostringstream& out, const CLI::App& root,
   for (const CLI::Option* option : app.get_options())
     if (!option->nonpositional() && !option->get_group().empty())
       out << "\t\tif [[ $cur != -* ]]; then\n\t\t\t"
-          << values_of(root, option->get_type_name(), false)
+          << values_of(root, option->get_type_name())
           << "\n\t\t\treturn\n\t\tfi\n";
   out << "\t\t_ublk_bpf_words '" << joined(options_of(app), " ")
       << "'\n\t\t;;\n";

@@ -100,11 +100,13 @@ std::optional<pid_t> writer_of(std::string_view name) {
   return pid;
 }
 
-// "7.map"
-std::optional<uint32_t> device_of_map(const std::string& name) {
+// "7.map", "7.udev"
+std::optional<uint32_t> device_of(const std::string& name) {
   uint32_t id = 0;
   std::from_chars(name.data(), name.data() + name.size(), id);
-  return map_file_name(id) == name ? std::optional(id) : std::nullopt;
+  return map_file_name(id) == name || udev_file_name(id) == name
+             ? std::optional(id)
+             : std::nullopt;
 }
 
 }  // namespace
@@ -131,10 +133,10 @@ Result<std::vector<Orphan>> collect_garbage(Control& control,
   }
   for (const std::string& name : states.other_files()) {
     const auto writer = writer_of(name);
-    const auto map_of = device_of_map(name);
+    const auto its = device_of(name);
     // Left by a device whose state is gone.
-    const bool stray = map_of && !states.load(*map_of) &&
-                       !std::ranges::binary_search(devices, *map_of);
+    const bool stray =
+        its && !states.load(*its) && !std::ranges::binary_search(devices, *its);
     if (!stray && (!writer || pidfd_of(*writer).valid())) continue;
     orphans.push_back({.kind = Orphan::Kind::temporary,
                        .file = name,

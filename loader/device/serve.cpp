@@ -182,6 +182,7 @@ Result<void> bring_up(Workplace& place, const ServeHooks& hooks, Opened opened,
                     opened.tracker.get(), false));
   const DeviceState state{
       .dev_id = dev_id,
+      .name = opened.request.name,
       .instance = device.instance,
       .server = server,
       .target = opened.target.spec,
@@ -193,7 +194,10 @@ Result<void> bring_up(Workplace& place, const ServeHooks& hooks, Opened opened,
   device.server = TRY_IN(device_name(dev_id),
                          make_server(place, std::move(opened.target), info));
   TRY_IN(device_name(dev_id), device.server->start());
-  TRY(place.states.save(state));
+  TRY(place.states.save_new(state, [&](uint32_t other) {
+    const auto its = place.control.info(other);
+    return its || its.error().code() != ENODEV;
+  }));
   TRY(place.control.start(dev_id, ::getpid()));
   if (opened.program)
     TRY_IN(device_name(dev_id),

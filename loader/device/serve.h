@@ -20,6 +20,7 @@ namespace ublk {
 
 struct AddRequest {
   TargetSpec target;
+  std::string name{};     // see sys/device_name.h; "": none
   uint32_t dev_id = ~0U;  // ~0: the first that is free
   uint16_t nr_hw_queues = 1;
   uint16_t queue_depth = 128;

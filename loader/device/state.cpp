@@ -255,6 +255,8 @@ std::string state_dir() {
 
 std::string map_file_name(uint32_t dev_id) { return fmt("{}.map", dev_id); }
 
+std::string udev_file_name(uint32_t dev_id) { return fmt("{}.udev", dev_id); }
+
 std::string state_to_json(const DeviceState& state) {
   json out = {{"version", kStateVersion},
               {"dev_id", state.dev_id},
@@ -262,6 +264,7 @@ std::string state_to_json(const DeviceState& state) {
               {"server", state.server},
               {"target", target_to_json(state.target)},
               {"attached", nullptr}};
+  if (!state.name.empty()) out["name"] = state.name;
   if (state.legs_map) out["legs_map"] = state.legs_map;
   if (state.clone_maps.bits)
     out["clone_maps"] = {{"bits", state.clone_maps.bits},
@@ -302,6 +305,7 @@ Result<DeviceState> state_from_json(std::string_view text) {
     get_number(in, "dev_id", state.dev_id);
     in.at("instance").get_to(state.instance);
     state.server = in.value("server", std::string());
+    state.name = in.value("name", std::string());
     state.target = target_from_json(in.at("target"));
     if (const json& attached = in.at("attached"); !attached.is_null())
       state.attached = attached_from_json(attached);
@@ -364,11 +368,36 @@ Result<UniqueFd> StateStore::lock() const {
   return fd;
 }
 
-Result<void> StateStore::save(const DeviceState& state) const {
-  const UniqueFd held = TRY(lock());
+Result<void> StateStore::write(const DeviceState& state) const {
+  // Before there is a disk, of which udev hears.
+  if (!state.name.empty())
+    TRY_IN(dir_, replace_text_at(fd_.get(), udev_file_name(state.dev_id),
+                                 fmt("UBLK_BPF_NAME={}\n", state.name)));
   TRY_IN(dir_, replace_text_at(fd_.get(), file_name(state.dev_id),
                                state_to_json(state)));
   return {};
+}
+
+Result<void> StateStore::save(const DeviceState& state) const {
+  const UniqueFd held = TRY(lock());
+  return write(state);
+}
+
+Result<void> StateStore::save_new(
+    const DeviceState& state,
+    const std::function<bool(uint32_t dev_id)>& is_there) const {
+  const UniqueFd held = TRY(lock());
+  for (const uint32_t other :
+       state.name.empty() ? std::vector<uint32_t>{} : ids()) {
+    const auto its = load(other);
+    if (other != state.dev_id && its && its->name == state.name &&
+        is_there(other))
+      return std::unexpected(
+          Error::plain(EEXIST, fmt("--name {}: ublkb{} has this name",
+                                   state.name, other))
+              .hint(fmt("another name, or first ublk-bpf del -n {}", other)));
+  }
+  return write(state);
 }
 
 std::vector<std::string> StateStore::files() const {
@@ -471,6 +500,7 @@ Result<void> StateStore::remove(uint32_t dev_id,
     if (auto state = load(dev_id); state && state->instance != instance)
       return {};
   TRY(remove_file(map_file_name(dev_id)));
+  TRY(remove_file(udev_file_name(dev_id)));
   return remove_file(file_name(dev_id));
 }
 

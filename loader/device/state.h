@@ -75,6 +75,8 @@ struct TrackMaps {
 // What the kernel does not remember about a device: N.json.
 struct DeviceState {
   uint32_t dev_id = 0;
+  // Which the user has given it; "": none. See sys/device_name.h.
+  std::string name{};
   // Tells a device from a later one with the same number.
   std::string instance;
   // The same for all devices that one server has.
@@ -99,6 +101,9 @@ struct DeviceState {
 // "N.map": see device/map_file.h.
 std::string map_file_name(uint32_t dev_id);
 
+// "N.udev": what a udev rule imports, of a device that has a name.
+std::string udev_file_name(uint32_t dev_id);
+
 std::string state_to_json(const DeviceState& state);
 // EPROTO: cut short, of another version, or something else altogether.
 Result<DeviceState> state_from_json(std::string_view text);
@@ -118,6 +123,11 @@ class StateStore {
   // ENOENT: this device is not ours. EPROTO: it is no state of this device.
   Result<DeviceState> load(uint32_t dev_id) const;
   Result<void> save(const DeviceState& state) const;
+  // Of a new device. EEXIST: another one has its name, of which `is_there` says
+  // that there still is such a device.
+  Result<void> save_new(
+      const DeviceState& state,
+      const std::function<bool(uint32_t dev_id)>& is_there) const;
   // Changes the state of this device, if there still is one.
   Result<void> change(uint32_t dev_id,
                       const std::function<void(DeviceState&)>& with) const;
@@ -140,14 +150,15 @@ class StateStore {
   // Until the descriptor is closed: no other process gives this device a
   // server. EBUSY: in vain for `kHoldWait`.
   Result<UniqueFd> hold_device(uint32_t dev_id) const;
-  // Removes the state, and the map of a clone, unless it is of another
-  // instance. "" is any.
+  // Removes the state, its name, and the map of a clone, unless it is of
+  // another instance. "" is any.
   Result<void> remove(uint32_t dev_id, const std::string& instance) const;
 
  private:
   StateStore(std::string dir, UniqueFd fd)
       : dir_(std::move(dir)), fd_(std::move(fd)) {}
   Result<UniqueFd> lock() const;
+  Result<void> write(const DeviceState& state) const;
   std::vector<std::string> files() const;
 
   std::string dir_;

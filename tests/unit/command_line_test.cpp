@@ -38,7 +38,6 @@ TEST(CommandLine, UsedWronglySaysWhat) {
       {"stat"},
       {"stat", "-n", "0", "--interval", "-1"},
       {"recover"},
-      {"list", "-n", "one"},
       {"layer"},
       {"layer", "frobnicate"},
       {"layer", "info"},
@@ -348,6 +347,36 @@ TEST(Attach, InlineAndNotInlineExcludeEachOther) {
   AttachOptions options;
   options.no_inline = options.inline_files = true;
   EXPECT_EQ(attach_request(0, options).error().code(), EINVAL);
+}
+
+TEST(CommandLine, ADeviceIsANumberOrSomethingToLookFor) {
+  EXPECT_EQ(parsed({"del", "-n", "12"}).options.dev_id, 12);
+  EXPECT_EQ(parsed({"del", "-n", "12"}).options.device, "");
+  for (const char* text : {"vm1", "/dev/ublkb3", "a.img", "0x10", "1.5"}) {
+    const Parsed p = parsed({"del", "--dev", text});
+    EXPECT_EQ(p.status, kDone) << text;
+    EXPECT_EQ(p.options.dev_id, -1) << text;
+    EXPECT_EQ(p.options.device, text);
+  }
+  for (const char* text : {"1048576", "99999999999999999999", ""})
+    EXPECT_EQ(parsed({"del", "-n", text}).status, kUsedWrongly) << text;
+}
+
+TEST(CommandLine, NamesAreAsManyAsDevices) {
+  AddOptions add;
+  add.type = "null";
+  add.count = 2;
+  add.names = {"a"};
+  EXPECT_FALSE(add_requests(add));
+  add.names = {"a", "b"};
+  const auto requests = add_requests(add);
+  ASSERT_TRUE(requests);
+  EXPECT_EQ((*requests)[0].name, "a");
+  EXPECT_EQ((*requests)[1].name, "b");
+  add.names = {"a", "7"};
+  EXPECT_FALSE(add_requests(add));
+  add.names = {"a", "a"};
+  EXPECT_FALSE(add_requests(add));
 }
 
 }  // namespace
