@@ -141,6 +141,11 @@ const std::vector<Command>& commands() {
       {"list", nullptr, "show the devices", define_list, run_list},
       {"info", nullptr, "show all about a device", define_info, run_info},
       {"stat", nullptr, "show how long requests take", define_stat, run_stat},
+      {"up", nullptr, "bring devices to what their configurations say",
+       define_up, run_up},
+      {"down", nullptr, "delete devices by their names", define_down, run_down},
+      {"config check", nullptr, "look for mistakes in configurations",
+       define_config_check, run_config_check, false},
       {"own", nullptr, "give an unprivileged device's nodes to its owner",
        define_own, run_own},
       {"gc", nullptr, "clear what crashes have left", define_gc, run_gc},
@@ -190,7 +195,8 @@ struct Group {
 };
 constexpr Group kGroups[] = {
     {"layer", "make and look at layer files"},
-    {"track", "mark, and show what was written since: for backups"}};
+    {"track", "mark, and show what was written since: for backups"},
+    {"config", "look at configurations of devices"}};
 
 // "layer create" is a command of the group "layer".
 CLI::App* add_command(CLI::App& app, const Command& command) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cli/arguments.h"
+#include "cli/boot_commands.h"
 #include "ctrl/control.h"
 #include "device/bpf.h"
 #include "device/serve.h"
@@ -139,6 +140,7 @@ struct Options {
   BenchOptions bench;
   LayerOptions layer;
   TrackOptions track;
+  BootOptions boot;
 
   ControlOptions control() const {
     return {.deadline = std::chrono::seconds(deadline)};

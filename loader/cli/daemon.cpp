@@ -9,6 +9,7 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
@@ -149,30 +150,47 @@ Error died(pid_t server, const std::vector<uint32_t>& before,
 }
 
 // Reads the daemon's messages until it is live, has failed, or is dead.
-int await(int pipe, const Options& options, Printing printing,
-          const std::function<Error()>& died) {
-  const bool as_json = options.json;
+Result<std::vector<uint32_t>> await(int pipe,
+                                    const std::function<Error()>& died) {
   const UniqueFd fd(pipe);
   FILE* in = ::fdopen(::dup(fd.get()), "r");
-  if (!in) return report(Error::sys(errno, "listening to the server"), as_json);
+  if (!in) return fail_sys(errno, "listening to the server");
   char* line = nullptr;
   size_t size = 0;
-  std::optional<int> status;
-  while (!status && ::getline(&line, &size, in) > 0) {
+  std::optional<Result<std::vector<uint32_t>>> outcome;
+  while (!outcome && ::getline(&line, &size, in) > 0) {
     const json message = json::parse(line, nullptr, false);
     if (message.contains("live"))
-      status = printing == Printing::none
-                   ? static_cast<int>(kDone)
-                   : print_live(message["live"].get<std::vector<uint32_t>>(),
-                                options);
+      outcome = message["live"].get<std::vector<uint32_t>>();
     else if (message.contains("error"))
-      status = report(error_from(message["error"]), as_json);
+      outcome = std::unexpected(error_from(message["error"]));
     else if (message.contains("warning"))
       warn(error_from(message["warning"]));
   }
   ::free(line);
   ::fclose(in);
-  return status ? *status : report(died(), as_json);
+  if (!outcome) return std::unexpected(died());
+  return std::move(*outcome);
+}
+
+int serve_in_background(
+    UniqueFd starter, const Options& options,
+    const std::function<Result<void>(const ServeHooks&)>& serve) {
+  block_signals();
+  UniqueFd pipe = settle_as_daemon(std::move(starter));
+  const ControlOptions control{.deadline = options.control().deadline,
+                               .keep = pipe.get()};
+  Messenger messenger(std::move(pipe));
+  const auto done = serve(
+      {.control = control,
+       .live =
+           [&](const std::vector<Device>& devices) {
+             return messenger.live(devices);
+           },
+       .trouble = [&](const Error& error) { messenger.tell("warning", error); },
+       .refused = [&](const Error& error) { messenger.refuse(error); }});
+  if (!done) messenger.tell("error", done.error());
+  return done ? kDone : kFailed;
 }
 
 int serve_in_foreground(
@@ -203,36 +221,32 @@ int run_server(const Options& options, bool foreground,
                const std::function<Result<void>(const ServeHooks&)>& serve,
                Printing printing) {
   if (foreground) return serve_in_foreground(options, serve);
+  const auto live = start_server(options, serve);
+  if (!live) return report(live.error(), options.json);
+  return printing == Printing::none ? static_cast<int>(kDone)
+                                    : print_live(*live, options);
+}
+
+Result<std::vector<uint32_t>> start_server(
+    const Options& options,
+    const std::function<Result<void>(const ServeHooks&)>& serve) {
   int ends[2];
   if (::pipe2(ends, O_CLOEXEC) != 0)
-    return report(Error::sys(errno, "pipe to the server"), options.json);
+    return fail_sys(errno, "pipe to the server");
   const std::vector<uint32_t> before = device_ids();
+  // What is still to be printed is the starter's.
+  std::fflush(stdout);
   const pid_t child = ::fork();
   if (child < 0) {
     ::close(ends[0]);
     ::close(ends[1]);
-    return report(Error::sys(errno, "fork of the server"), options.json);
+    return fail_sys(errno, "fork of the server");
   }
   if (child > 0) {
     ::close(ends[1]);
-    return await(ends[0], options, printing,
-                 [&] { return died(child, before, options); });
+    return await(ends[0], [&] { return died(child, before, options); });
   }
-  block_signals();
-  UniqueFd pipe = settle_as_daemon(UniqueFd(ends[1]));
-  const ControlOptions control{.deadline = options.control().deadline,
-                               .keep = pipe.get()};
-  Messenger messenger(std::move(pipe));
-  const auto done = serve(
-      {.control = control,
-       .live =
-           [&](const std::vector<Device>& devices) {
-             return messenger.live(devices);
-           },
-       .trouble = [&](const Error& error) { messenger.tell("warning", error); },
-       .refused = [&](const Error& error) { messenger.refuse(error); }});
-  if (!done) messenger.tell("error", done.error());
-  return done ? kDone : kFailed;
+  ::exit(serve_in_background(UniqueFd(ends[1]), options, serve));
 }
 
 }  // namespace ublk::cli

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "cli/command_line.h"
 #include "device/serve.h"
@@ -23,5 +24,11 @@ enum class Printing : uint8_t { device, none };
 int run_server(const Options& options, bool foreground,
                const std::function<Result<void>(const ServeHooks&)>& serve,
                Printing printing = Printing::device);
+
+// The same in the background, without a word but for warnings: the numbers of
+// the devices once they are live.
+Result<std::vector<uint32_t>> start_server(
+    const Options& options,
+    const std::function<Result<void>(const ServeHooks&)>& serve);
 
 }  // namespace ublk::cli

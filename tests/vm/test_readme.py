@@ -91,12 +91,20 @@ CLAIMS = {
     "how many blocks it has": lambda s: " of 8192 blocks of 4096 bytes present" in s.output,
     "then copy all of the device": lambda s: "the first one: begin with a full copy" in s.output,
     "what to copy now": lambda s: "mark 'tuesday'" in s.output and "  data" in s.output,
+    "adds it": lambda s: [d["name"] for d in s.after.values() if d["dev_id"] not in s.before] == ["vm1"],
+    "was up: nothing to do": lambda s: ": was up, " in s.output and s.before.keys() == s.after.keys()
+    and all(map(s.same_server, s.after)),
+    "a new server, of this version; no I/O fails": lambda s: not s.same_server(number_of("vm1")) and s.after[number_of("vm1")]["state"] == "live",
     "dev id 0: ...": lambda s: s.output.startswith("dev id 0: "),
 }
 
 
 def devices():
     return {d["dev_id"]: d for d in cli.devices()}
+
+
+def number_of(name):
+    return next(d["dev_id"] for d in devices().values() if d["name"] == name)
 
 
 def claims_about(line):
