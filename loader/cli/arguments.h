@@ -36,6 +36,8 @@ class Arguments {
   // -n and --dev, the same for every command: a number, or a name, path or file
   // that main() looks for before the command runs. Stays as it is if not given.
   void device(int64_t& dev_id, bool required);
+  // The same by its place, as `device`; `given` says whether it was.
+  void device_at_its_place(int64_t& dev_id, bool& given);
   // Of a device that there is not yet: a number.
   void new_device(int64_t& dev_id);
   // --changed-file, the same for every command that opens a device's file

@@ -83,21 +83,35 @@ std::string to_text(uint32_t dev_id, const Latencies& latencies) {
 }  // namespace
 
 void define_stat(Arguments& command, Options& options) {
-  command.device(options.dev_id, true);
+  command.device_at_its_place(options.dev_id, options.live);
+  command.seconds("seconds", options.interval, 1,
+                  "how long an interval is: one after the other, until "
+                  "interrupted (default: one interval of a second)");
+  command.device(options.dev_id, false);
   command.seconds("--interval", options.interval, 0,
                   "say what has come since, each so often, until interrupted "
                   "(0: what has come so far, once)");
   command.number("--count", options.count, 0, UINT32_MAX,
-                 "with --interval: so many times (0: without end)");
+                 "so many intervals (0: without end)");
   command.footer(
-      "How long requests take that the attached program plans, if it keeps a "
-      "histogram of that, as latency.bpf.o does. A time is that from the "
-      "program to the end of its last SQE.\n"
-      "Example:\n"
+      "Without -n: what the device, or all, do in an interval. Reads and "
+      "writes per second, MB per second, their mean times, how many are under "
+      "way and how much of the time any was; requests per second that the "
+      "program has redirected and passed, and which part it has redirected; "
+      "how often the server was woken up, and its CPU time, which is that of "
+      "all its devices.\n"
+      "With -n: how long requests take that the attached program plans, if it "
+      "keeps a histogram of that, as latency.bpf.o does. A time is that from "
+      "the program to the end of its last SQE.\n"
+      "Examples:\n"
+      "  ublk-bpf stat\n"
+      "  ublk-bpf stat 0 5\n"
+      "  ublk-bpf stat --interval 10 --count 6 --json\n"
       "  ublk-bpf stat -n 0 --interval 5");
 }
 
 int run_stat(const Options& options) {
+  if (options.live || options.dev_id < 0) return run_live_stat(options);
   const auto dev_id = static_cast<uint32_t>(options.dev_id);
   auto control = Control::open(options.control());
   if (!control) return report(control.error(), options.json);

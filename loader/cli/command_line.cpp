@@ -102,6 +102,16 @@ void Arguments::device(int64_t& dev_id, bool required) {
   if (required) option->required();
 }
 
+void Arguments::device_at_its_place(int64_t& dev_id, bool& given) {
+  const auto take = [&dev_id, &given,
+                     &device = device_](const std::string& text) {
+    take_device(text, dev_id, device);
+    given = true;
+  };
+  app_.add_option_function<std::string>("device", take, kWhichDevice)
+      ->type_name("DEVICE");
+}
+
 void Arguments::new_device(int64_t& dev_id) {
   app_.add_option("-n,--dev", dev_id, "N of /dev/ublkbN")
       ->type_name("N")
@@ -140,7 +150,10 @@ const std::vector<Command>& commands() {
        define_set_affinity, run_set_affinity},
       {"list", nullptr, "show the devices", define_list, run_list},
       {"info", nullptr, "show all about a device", define_info, run_info},
-      {"stat", nullptr, "show how long requests take", define_stat, run_stat},
+      {"stat", nullptr, "show what devices do, and how long requests take",
+       define_stat, run_stat},
+      {"metrics", nullptr, "print what is counted, for a monitoring system",
+       define_metrics, run_metrics},
       {"up", nullptr, "bring devices to what their configurations say",
        define_up, run_up},
       {"down", nullptr, "delete devices by their names", define_down, run_down},

@@ -9,6 +9,7 @@
 
 #include "cli/arguments.h"
 #include "cli/boot_commands.h"
+#include "cli/watch_commands.h"
 #include "ctrl/control.h"
 #include "device/bpf.h"
 #include "device/serve.h"
@@ -125,6 +126,7 @@ struct Options {
   bool dry_run = false;
   uint32_t queue = 0;
   uint32_t interval = 0;  // seconds
+  bool live = false;      // the device was given by its place
   uint32_t count = 0;
   std::string cpus;
   std::string topic;
@@ -141,6 +143,7 @@ struct Options {
   LayerOptions layer;
   TrackOptions track;
   BootOptions boot;
+  WatchOptions watch;
 
   ControlOptions control() const {
     return {.deadline = std::chrono::seconds(deadline)};

@@ -35,7 +35,7 @@ TEST(CommandLine, UsedWronglySaysWhat) {
       {"attach", "-n", "0", "x.o", "y.o"},
       {"attach", "-n", "0", "x.o", "--file"},
       {"detach"},
-      {"stat"},
+      {"stat", "0", "0"},
       {"stat", "-n", "0", "--interval", "-1"},
       {"recover"},
       {"layer"},

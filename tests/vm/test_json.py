@@ -100,6 +100,7 @@ def test_output_of_every_command_is_as_documented(lab):
     with Opened(device.path) as f:
         f.read(0, 4096)
     outputs.append(("stat", cli.ok("stat", "-n", device.id), sections["stat"]))
+    outputs.append(("stat without -n", cli.ok("stat"), sections["stat without -n"]))
     outputs.append(("detach", device.detach(), rows))
     kill_server(device)
     quiesced(device)

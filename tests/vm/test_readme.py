@@ -95,6 +95,7 @@ CLAIMS = {
     "was up: nothing to do": lambda s: ": was up, " in s.output and s.before.keys() == s.after.keys()
     and all(map(s.same_server, s.after)),
     "a new server, of this version; no I/O fails": lambda s: not s.same_server(number_of("vm1")) and s.after[number_of("vm1")]["state"] == "live",
+    "what all devices do, once a second": lambda s: len(s.output.splitlines()) == 2 * (1 + len(s.after)) and s.output.startswith("DEVICE"),
     "dev id 0: ...": lambda s: s.output.startswith("dev id 0: "),
 }
 
