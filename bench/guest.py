@@ -154,7 +154,7 @@ def idle_server(device):
 
 
 def versions():
-    probe = lab.ublk("probe")
+    probe = lab.probe()
     data = lab.object_of("loop").read_bytes()
     return {
         "kernel": platform.release(),

@@ -56,14 +56,14 @@ def object_of(name):
     return found[0]
 
 
-def sh(*argv):
-    """Runs a command that must succeed and returns its output."""
+def sh(*argv, statuses=(0,)):
+    """Runs a command that must end with one of these statuses and returns its output."""
     argv = [str(a) for a in argv]
     try:
         done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, start_new_session=True)
     except OSError as e:
         raise Failed(f"{argv[0]}: {e.strerror}: install it and run this again") from e
-    if done.returncode:
+    if done.returncode not in statuses:
         raise Failed(f"{' '.join(argv)}: status {done.returncode}: {(done.stderr or done.stdout).strip()}")
     return done.stdout.strip()
 
@@ -72,6 +72,11 @@ def ublk(*args):
     """ublk-bpf with --json."""
     out = sh(UBLK_BPF, *args, "--json")
     return json.loads(out) if out else None
+
+
+def probe():
+    """What the kernel offers; status 1 where no program can be attached."""
+    return json.loads(sh(UBLK_BPF, "probe", "--json", statuses=(0, 1)))
 
 
 def wait_until(true, what, seconds=10):

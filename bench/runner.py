@@ -238,7 +238,7 @@ def measure_chunk(chunk, args, found, notes):
 
 def versions():
     lab.have_module("ublk_drv")
-    probe = lab.ublk("probe")
+    probe = lab.probe()
     return {
         "kernel": platform.release(),
         "face": probe["face"],

@@ -19,6 +19,9 @@ constexpr std::chrono::milliseconds kNextGlance = 250ms;
 
 void define_list(Arguments& command, Options& options) {
   command.device(options.dev_id, false);
+  command.flag("-v,--verbose", options.verbose,
+               "several lines for each: its server, and what its program has "
+               "counted");
   command.text("--format", options.format, "FORMAT",
                "lay the text out as this tool does: ublk-bpf, or for scripts "
                "that count the fields of theirs kublk, ublksrv");
@@ -27,6 +30,7 @@ void define_list(Arguments& command, Options& options) {
       "can be known, and says so.\n"
       "Examples:\n"
       "  ublk-bpf list\n"
+      "  ublk-bpf list -v\n"
       "  ublk-bpf list -n 0 --json\n"
       "  ublk-bpf list -n 0 --format ublksrv");
 }
@@ -58,8 +62,11 @@ int run_list(const Options& options) {
     }
     devices.push_back(std::move(*device));
   }
+  const bool table = options.format == kOwnFormat && !options.verbose;
   if (options.json) {
     say(devices_json(devices));
+  } else if (table) {
+    if (!devices.empty()) say(devices_table(devices));
   } else {
     for (const Device& device : devices) say((*text_of)(device));
   }

@@ -7,6 +7,8 @@ namespace ublk::cli {
 
 void define_probe(Arguments& command, Options&) {
   command.footer(
+      "Ends with what to do on this host so that a program can be attached. "
+      "Exit status 1 if none can be.\n"
       "Example:\n"
       "  ublk-bpf probe --json");
 }
@@ -15,7 +17,7 @@ int run_probe(const Options& options) {
   const Probe found = probe();
   if (options.json) {
     say(probe_json(found));
-    return kDone;
+    return found.can_attach ? kDone : kFailed;
   }
   say(fmt("kernel {}: ublk driver {}, BPF {}", found.kernel,
           found.ublk_module ? "there" : "missing", face_name(found.face.face)));
@@ -26,7 +28,13 @@ int run_probe(const Options& options) {
             feature.needs));
     if (!feature.available) say(fmt("{:26} get it: {}", "", feature.how));
   }
-  return kDone;
+  if (found.can_attach) {
+    say("A program can be attached to every device that is added now.");
+    return kDone;
+  }
+  say("No program can be attached on this host:");
+  for (const std::string& step : found.advice) say(fmt("  - {}", step));
+  return kFailed;
 }
 
 }  // namespace ublk::cli

@@ -211,12 +211,33 @@ constexpr Group kGroups[] = {
     {"track", "mark, and show what was written since: for backups"},
     {"config", "look at configurations of devices"}};
 
+// Under which heading of the help a command, or a group of commands, stands.
+constexpr const char* kHeading = "Devices";
+constexpr std::pair<const char*, std::string_view> kHeadings[] = {
+    {"Programs", " attach detach drain "},
+    {"Servers", " recover takeover quiesce set-affinity "},
+    {"At boot", " up down config "},
+    {"Watching", " list info stat metrics bench "},
+    {"Clones", " snapshot fork reset flatten diff layer "},
+    {"Changed blocks", " track "},
+    {"The host", " probe features gc own help "},
+};
+
+const char* heading_of(const std::string& name) {
+  for (const auto& [heading, names] : kHeadings)
+    if (names.contains(" " + name + " ")) return heading;
+  return kHeading;
+}
+
 // "layer create" is a command of the group "layer".
 CLI::App* add_command(CLI::App& app, const Command& command) {
   const std::string name = command.name;
   const size_t space = name.find(' ');
-  if (space == std::string::npos)
-    return app.add_subcommand(name, command.summary);
+  if (space == std::string::npos) {
+    CLI::App* sub = app.add_subcommand(name, command.summary);
+    sub->group(heading_of(name));
+    return sub;
+  }
   const std::string group = name.substr(0, space);
   const auto there = app.get_subcommands(
       [&](const CLI::App* sub) { return sub->get_name() == group; });
@@ -225,6 +246,7 @@ CLI::App* add_command(CLI::App& app, const Command& command) {
     const auto* known = std::ranges::find(kGroups, group, &Group::name);
     parent = app.add_subcommand(group, known->summary);
     parent->require_subcommand(1);
+    parent->group(heading_of(group));
   }
   return parent->add_subcommand(name.substr(space + 1), command.summary);
 }

@@ -121,6 +121,7 @@ struct Options {
   uint32_t deadline = 30;  // likewise
   bool asynchronous = false;
   bool shrink = false;
+  bool verbose = false;
   bool changed_file = false;
   bool fail_io = false;
   bool dry_run = false;

@@ -258,7 +258,9 @@ std::string probe_json(const Probe& probe) {
                {"ublk_module", probe.ublk_module},
                {"data_path", probe.data_path.empty() ? json(nullptr)
                                                      : json(probe.data_path)},
-               {"features", features}});
+               {"features", features},
+               {"can_attach", probe.can_attach},
+               {"advice", probe.advice}});
 }
 
 std::string help_json(const std::string& topic, const std::string& text) {
@@ -319,7 +321,7 @@ std::string ublksrv_text(const Device& device) {
 }  // namespace
 
 Result<DeviceText> find_device_text(std::string_view format) {
-  if (format == "ublk-bpf") return device_text;
+  if (format == kOwnFormat) return device_text;
   if (format == "kublk") return kublk_text;
   if (format == "ublksrv") return ublksrv_text;
   return fail(EINVAL, "--format {}: is none of ublk-bpf, kublk, ublksrv",

@@ -41,6 +41,9 @@ std::string help_json(const std::string& topic, const std::string& text);
 std::string device_line(const Device& device);
 // The same and more: several lines, the last one without its end.
 std::string device_text(const Device& device);
+// A line for each, under a header; without the end of the last one.
+std::string devices_table(const std::vector<Device>& devices);
+inline constexpr std::string_view kOwnFormat = "ublk-bpf";
 // The same as another tool lays it out: "kublk", "ublksrv"; or "ublk-bpf".
 // EINVAL, with the names that there are.
 using DeviceText = std::string (*)(const Device& device);

@@ -4,8 +4,10 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
+#include <optional>
 
 #include "ctrl/control.h"
 #include "server/data_path.h"
@@ -97,6 +99,30 @@ void add_bpf_features(Probe& result, uint64_t features,
                             : "see bpf above"});
 }
 
+// `no_driver`: why it has not answered.
+std::vector<std::string> advice_for(const Probe& found,
+                                    const std::optional<Error>& no_driver) {
+  if (found.can_attach) return {};
+  std::vector<std::string> steps;
+  const bool denied =
+      no_driver && (no_driver->code() == EACCES || no_driver->code() == EPERM);
+  if (no_driver && !found.ublk_module)
+    steps.emplace_back("modprobe ublk_drv");
+  else if (denied || ::geteuid() != 0)
+    steps.emplace_back("run this as root, who can see what the driver offers");
+  else if (no_driver)
+    steps.push_back(no_driver->line());
+  if (!found.face.has_btf)
+    steps.emplace_back("boot a kernel with CONFIG_DEBUG_INFO_BTF");
+  else if (found.face.face == Face::none && !denied)
+    steps.push_back(
+        fmt("to attach programs: {}", bpf_how(found.face, UBLK_F_BPF)));
+  if (!no_driver)
+    steps.emplace_back(
+        "without a program ublk-bpf add serves devices from user space");
+  return steps;
+}
+
 }  // namespace
 
 Probe probe() {
@@ -141,6 +167,10 @@ Probe probe() {
                                .needs = fmt("ublk_drv: {}", flag.what),
                                .how = get});
   }
+  const auto bpf = std::ranges::find(result.features, "bpf", &Feature::name);
+  result.can_attach = bpf->available && asked.has_value();
+  result.advice =
+      advice_for(result, asked ? std::nullopt : std::optional(asked.error()));
   return result;
 }
 

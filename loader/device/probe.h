@@ -21,6 +21,10 @@ struct Probe {
   bool ublk_module = false;  // /dev/ublk-control is there
   std::string data_path;     // what a device gets by default; "" unknown
   std::vector<Feature> features;
+  // A program can be attached to a device that is added now.
+  bool can_attach = false;
+  // What to do on this host, one step each; empty if there is nothing.
+  std::vector<std::string> advice;
 };
 
 // What this kernel offers; changes nothing. Works without root, but then

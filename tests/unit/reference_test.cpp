@@ -120,6 +120,8 @@ TEST(Completion, OffersWhatCanStandThere) {
   for (const char* name : {"ublkc0", "ublkc12", "disk.img", "a b.bpf.o"})
     std::ofstream(dir / name) << "x";
   ::setenv("UBLK_BPF_DEV_DIR", dir.c_str(), 1);
+  std::ofstream(dir / "12.udev") << "UBLK_BPF_NAME=vm1\n";
+  ::setenv("UBLK_BPF_STATE_DIR", dir.c_str(), 1);
   const std::string at = dir.string();
   const std::pair<std::vector<std::string>, std::string> cases[] = {
       {{"ublk-bpf", "at"}, "attach "},
@@ -131,7 +133,10 @@ TEST(Completion, OffersWhatCanStandThere) {
       {{"ublk-bpf", "add", "--fau"}, "--fault "},
       {{"ublk-bpf", "add", "--size", ""}, " "},
       {{"ublk-bpf", "add", "-f", at + "/di"}, at + "/disk.img "},
-      {{"ublk-bpf", "del", "-n", ""}, "0 12 "},
+      {{"ublk-bpf", "del", "-n", ""}, "0 12 vm1 "},
+      {{"ublk-bpf", "down", "--a"}, "--all "},
+      {{"ublk-bpf", "config", "ch"}, "check "},
+      {{"ublk-bpf", "stat", "v"}, "vm1 "},
       {{"ublk-bpf", "--json", "list", "--dev", "1"}, "12 "},
       {{"ublk-bpf", "attach", "-n", "0", at + "/a"}, at + "/a b.bpf.o "},
       {{"ublk-bpf", "attach", "--rep"}, "--replace "},
@@ -189,6 +194,23 @@ TEST(Help, IsThereForEveryCommandAndTarget) {
               std::string::npos);
   EXPECT_NE(help_on("")->find("recover"), std::string::npos);
   EXPECT_EQ(help_on("tape").error().code(), EINVAL);
+}
+
+TEST(Reference, HelpHasCommandsUnderHeadings) {
+  const std::string text = *help_on("");
+  const auto at = [&](const std::string& line) { return text.find(line); };
+  for (const char* heading : {"\nDevices:\n", "\nPrograms:\n", "\nAt boot:\n",
+                              "\nWatching:\n", "\nThe host:\n"})
+    EXPECT_NE(at(heading), std::string::npos) << heading << text;
+  EXPECT_LT(at("\nPrograms:"), at("\n  attach "));
+  EXPECT_LT(at("\nAt boot:"), at("\n  config "));
+  for (const Command& command : commands()) {
+    const std::string name = command.name;
+    const std::string first = name.substr(0, name.find(' '));
+    EXPECT_TRUE(text.contains("\n  " + first + " ") ||
+                text.contains("\n  " + first + ","))
+        << name;
+  }
 }
 
 }  // namespace

@@ -100,6 +100,13 @@ def ok(*args, **kwargs):
     return outcome.json if outcome.out.strip() else None
 
 
+def probe():
+    """What the kernel offers; exit status 1 where no program can be attached."""
+    outcome = run("probe", "--json")
+    assert outcome.status == (0 if outcome.json["can_attach"] else 1), str(outcome)
+    return outcome.json
+
+
 def devices():
     return ok("list")["devices"]
 

@@ -369,7 +369,9 @@ def test_kernel_without_a_face(bench, face):
         pytest.skip("the BTF of this kernel cannot be hidden: it is the kernel's own")
     prefix = hidden("/sys/kernel/btf/ublk_drv", "/dev/null")
     probe = cli.run("probe", "--json", prefix=prefix)
-    assert probe.status == 0 and probe.json["face"] == "none", str(probe)
+    assert probe.status == 1 and probe.json["face"] == "none" and not probe.json["can_attach"], str(probe)
+    text = cli.run("probe", prefix=prefix)
+    assert text.status == 1 and "to attach programs: " in text.out.split("No program can be attached")[1], str(text)
     bench.attach(cli.program("loop"), match="kernel", prefix=prefix)
     # what still works
     fio_verify(bench.device.path, bs="4k", iodepth=4, size=MIB)

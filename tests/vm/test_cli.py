@@ -67,6 +67,19 @@ def test_list_text_names_each_device(lab):
     assert [d["dev_id"] for d in cli.devices()] == sorted(d.id for d in devices)
 
 
+def test_list_has_a_line_for_each_device(lab):
+    files = [lab.file(lab.tmp, 4 * MIB) for _ in range(2)]
+    devices = [lab.add("loop", file, name=f"n{i}", **({"r": 1} if i else {})) for i, file in enumerate(files)]
+    header, *rows = cli.run("list").out.splitlines()
+    assert header.split() == ["DEVICE", "NAME", "STATE", "SIZE", "TARGET", "PROGRAM", "SERVER", "FILES"]
+    want = [[f"ublkb{d.id}", f"n{i}", "live", "4M", "loop", "-", str(d.server_pid()), files[i]] for i, d in enumerate(devices)]
+    assert [row.split() for row in rows] == want
+    # -v has what the line has no room for
+    assert len(cli.run("list", "-v", "-n", "n0").out.splitlines()) > 2
+    kublk = cli.run("list", "--format", "kublk").out
+    assert kublk.startswith("dev id 0: ") and kublk == cli.run("list", "-v", "--format", "kublk").out
+
+
 def test_delete_all(lab):
     for _ in range(3):
         lab.add("null", size=MIB)
@@ -173,7 +186,7 @@ def test_lost_state_is_no_lost_device(lab):
 
 @pytest.mark.face
 def test_probe_names_the_face(face):
-    probe = cli.ok("probe")
+    probe = cli.probe()
     assert probe["kernel"] == os.uname().release
     assert probe["ublk_module"] is True
     names = {f["name"]: f for f in probe["features"]}

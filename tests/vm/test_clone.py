@@ -41,7 +41,7 @@ class Base:
 
 def try_add(lab, file, **opts):
     """The device, unless this kernel lacks the data path."""
-    probe = {f["name"] for f in cli.ok("probe")["features"] if f["available"]}
+    probe = {f["name"] for f in cli.probe()["features"] if f["available"]}
     try:
         return lab.add("clone", file, **opts)
     except AssertionError as e:

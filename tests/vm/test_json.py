@@ -92,7 +92,7 @@ def test_output_of_every_command_is_as_documented(lab):
         ("list", cli.ok("list"), sections["list"]),
         ("attach", attached, {**rows, **sections[ONE_DEVICE]}),
         ("drain", cli.ok("drain", "-n", device.id), rows),
-        ("probe", cli.ok("probe"), sections["probe"]),
+        ("probe", cli.probe(), sections["probe"]),
         ("help", cli.ok("help", "loop"), sections["help"]),
     ]
     device.attach("latency", replace=True)

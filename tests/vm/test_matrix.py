@@ -57,7 +57,7 @@ def disk():
 
 @pytest.fixture(scope="module")
 def features():
-    return {f["name"]: f["available"] for f in cli.ok("probe")["features"]}
+    return {f["name"]: f["available"] for f in cli.probe()["features"]}
 
 
 def try_add(lab, *args):
@@ -141,7 +141,7 @@ def test_recovery(lab, disk, agree, mode):
 
 
 def test_default_path(lab, agree):
-    path = cli.ok("probe")["data_path"]
+    path = cli.probe()["data_path"]
     assert lab.add("null").info()["data_path"] == path
     agree(matrix.DEFAULT_ROW, path)
 
@@ -153,7 +153,7 @@ def test_need_get_data_in_batches_is_refused(features):
 
 
 def test_programs_are_refused_by_name(lab):
-    probe = cli.ok("probe")
+    probe = cli.probe()
     bpf = next(f for f in probe["features"] if f["name"] == "bpf")
     assert probe["face"] == "none" and not bpf["available"] and "module" in bpf["how"]
     device = lab.add("null", size=SIZE)

@@ -30,7 +30,7 @@ BATCHED = ["copy", "user-copy", "zero-copy", "auto-zero-copy"]
 
 @pytest.fixture(scope="module")
 def features():
-    found = cli.ok("probe")["features"]
+    found = cli.probe()["features"]
     return {f["name"]: f["available"] for f in found}
 
 
@@ -204,7 +204,7 @@ def test_default_is_the_best_that_the_driver_has(lab, features):
         name for name in ("auto-zero-copy", "zero-copy", "copy")
         if PATHS[name][1] is None or features[PATHS[name][1]]
     )
-    assert cli.ok("probe")["data_path"] == best
+    assert cli.probe()["data_path"] == best
     assert lab.add("null").info()["data_path"] == best
 
 
