@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "cli/app.h"
+#include "cli/author_commands.h"
 
 namespace ublk::cli {
 
@@ -192,6 +193,10 @@ const std::vector<Command>& commands() {
        define_track_list, run_track_list, false},
       {"probe", nullptr, "show what this kernel offers", define_probe,
        run_probe, false},
+      {"new", nullptr, "begin a program of your own", define_new, run_new,
+       false},
+      {"check", nullptr, "verify a program without a device", define_check,
+       run_check, false},
       {"bench", nullptr, "measure what an I/O costs, and who pays",
        define_bench, run_bench, false},
       {"help", nullptr, "explain a command or a target", define_help, run_help,
@@ -214,7 +219,7 @@ constexpr Group kGroups[] = {
 // Under which heading of the help a command, or a group of commands, stands.
 constexpr const char* kHeading = "Devices";
 constexpr std::pair<const char*, std::string_view> kHeadings[] = {
-    {"Programs", " attach detach drain "},
+    {"Programs", " attach detach drain new check "},
     {"Servers", " recover takeover quiesce set-affinity "},
     {"At boot", " up down config "},
     {"Watching", " list info stat metrics bench "},

@@ -113,6 +113,8 @@ def test_output_of_every_command_is_as_documented(lab):
     outputs.append(("takeover", cli.ok("takeover", "-n", device.id), rows))
     outputs.append(("info", cli.ok("info", "-n", device.id), {**rows, **sections["info"]}))
     outputs.append(("features", cli.ok("features"), sections["features"]))
+    outputs.append(("check", cli.ok("check", cli.program("latency")), sections["check"]))
+    outputs.append(("check of one that is refused", cli.run("check", cli.program("bad_loop"), "--json").json, sections["check"]))
     etc = ("--config-dir", lab.tmp)
     (lab.tmp / "up.json").write_text('{"type": "null", "size": "1M"}')
     (lab.tmp / "wrong.json").write_text('{"type": "null", "sise": "1M"}')
@@ -126,6 +128,7 @@ def test_output_of_every_command_is_as_documented(lab):
     outputs.append(("layer create", cli.ok("layer", "create", base, "--size", MIB), layer))
     outputs.append(("layer create on a layer", cli.ok("layer", "create", top, "--base", base), layer))
     outputs.append(("layer info", cli.ok("layer", "info", top), layer))
+    outputs.append(("layer check", cli.ok("layer", "check", top), sections["layer check"]))
     outputs.append(("layer list", cli.ok("layer", "list", top), sections["layer list"]))
     outputs.append(("layer diff", cli.ok("layer", "diff", top, "--since", base), sections["layer diff, diff"]))
     errors = sections["An error, of any command"]

@@ -96,6 +96,9 @@ CLAIMS = {
     and all(map(s.same_server, s.after)),
     "a new server, of this version; no I/O fails": lambda s: not s.same_server(number_of("vm1")) and s.after[number_of("vm1")]["state"] == "live",
     "what all devices do, once a second": lambda s: len(s.output.splitlines()) == 2 * (1 + len(s.after)) and s.output.startswith("DEVICE"),
+    "accepted, and its knob and map": lambda s: "knob offset: u64, 0" in s.output and "map seen of mypolicy: array of 8 entries" in s.output
+    and "program mypolicy: accepted" in s.output,
+    "requests by operation": lambda s: '"value":' in s.output,
     "dev id 0: ...": lambda s: s.output.startswith("dev id 0: "),
 }
 
@@ -221,7 +224,7 @@ def run_line(line, where):
 def desk(lab, monkeypatch):
     """A directory as a reader would have it: the programs' objects, and the command on the PATH."""
     assert not cli.devices(), "the examples begin with device 0"
-    for obj in (*cli.OBJ_DIR.glob("*.bpf.o"), cli.TEST_OBJ_DIR / "tiny.bpf.o"):
+    for obj in (*cli.OBJ_DIR.glob("*.bpf.o"), cli.TEST_OBJ_DIR / "tiny.bpf.o", cli.TEST_OBJ_DIR / "mypolicy.bpf.o"):
         shutil.copy(obj, lab.tmp)
     monkeypatch.setenv("PATH", f"{Path(cli.COMMAND).parent}:{os.environ['PATH']}")
     yield lab.tmp
