@@ -112,7 +112,7 @@ Result<void> set_track(const AddOptions& options, TargetSpec& spec) {
   if (options.files.size() > 1)
     return fail(EINVAL, "--track {}: is of one device, {} files are given",
                 options.track, options.files.size());
-  spec.track = absolute(options.track);
+  spec.track = for_server(options.track);
   if (options.track_block.empty()) return {};
   const uint64_t block = TRY(size_option("--track-block", options.track_block));
   if (!is_power_of_2(block) || block < kLeastTrackBlock ||
