@@ -26,7 +26,7 @@ TEST(DeviceName, IsWhatAFileAndAUnitAndALinkCanBeCalled) {
   EXPECT_FALSE(check_device_name(std::string(65, 'x')));
 }
 
-class Names : public testing::Test {
+class DeviceNames : public testing::Test {
  protected:
   void SetUp() override {
     dir_ = testing::TempDir() + "ublk-bpf-names";
@@ -54,7 +54,7 @@ class Names : public testing::Test {
   std::optional<StateStore> states_;
 };
 
-TEST_F(Names, StayWithTheStateAndAreThereForUdev) {
+TEST_F(DeviceNames, StayWithTheStateAndAreThereForUdev) {
   ASSERT_TRUE(states_->save(state(3, "vm1")));
   EXPECT_EQ(states_->load(3)->name, "vm1");
   EXPECT_EQ(text("3.udev"), "UBLK_BPF_NAME=vm1\n");
@@ -67,7 +67,7 @@ TEST_F(Names, StayWithTheStateAndAreThereForUdev) {
   EXPECT_EQ(states_->load(4)->name, "");
 }
 
-TEST_F(Names, AreOneDevicesAlone) {
+TEST_F(DeviceNames, AreOneDevicesAlone) {
   const auto all = [](uint32_t) { return true; };
   const auto none = [](uint32_t) { return false; };
   ASSERT_TRUE(states_->save_new(state(3, "vm1"), all));
@@ -84,7 +84,7 @@ TEST_F(Names, AreOneDevicesAlone) {
   EXPECT_TRUE(states_->save_new(state(7, ""), all));
 }
 
-TEST_F(Names, ANodeIsToldByItsPathEvenIfItIsNotThere) {
+TEST_F(DeviceNames, ANodeIsToldByItsPathEvenIfItIsNotThere) {
   EXPECT_EQ(*find_device(*states_, "ublkb7"), 7U);
   EXPECT_EQ(*find_device(*states_, "/dev/ublkb104857"), 104857U);
   EXPECT_EQ(*find_device(*states_, "/dev/ublkc7"), 7U);
