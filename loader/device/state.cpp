@@ -10,7 +10,6 @@
 #include <cerrno>
 #include <charconv>
 #include <cstdlib>
-#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <thread>
 #include <utility>
@@ -401,12 +400,9 @@ Result<void> StateStore::save_new(
 }
 
 std::vector<std::string> StateStore::files() const {
-  std::vector<std::string> names;
-  if (!fd_.valid()) return names;
-  std::error_code ec;
-  for (const auto& entry : std::filesystem::directory_iterator(dir_, ec))
-    names.push_back(entry.path().filename().string());
-  return names;
+  if (!fd_.valid()) return {};
+  // Not by its path: a server has left the mounts.
+  return names_at(fd_.get());
 }
 
 std::vector<uint32_t> StateStore::ids() const {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "sys/text_file.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <unistd.h>
@@ -61,6 +62,20 @@ Result<void> replace_text_at(int dir_fd, const std::string& name,
     return fail_sys(code, "{}: rename to {}", temporary, name);
   }
   return {};
+}
+
+std::vector<std::string> names_at(int dir_fd) {
+  std::vector<std::string> names;
+  const int fd = ::openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  DIR* dir = fd < 0 ? nullptr : ::fdopendir(fd);
+  if (!dir && fd >= 0) ::close(fd);
+  if (!dir) return names;
+  while (const dirent* entry = ::readdir(dir)) {
+    const std::string name = entry->d_name;
+    if (name != "." && name != "..") names.push_back(name);
+  }
+  ::closedir(dir);
+  return names;
 }
 
 }  // namespace ublk

@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "sys/error.h"
 
@@ -20,5 +21,8 @@ std::optional<uint64_t> read_number(const std::string& path);
 // never a part of it.
 Result<void> replace_text_at(int dir_fd, const std::string& name,
                              std::string_view text);
+
+// Names in an open directory, also of one that no path leads to any more.
+std::vector<std::string> names_at(int dir_fd);
 
 }  // namespace ublk

@@ -201,6 +201,7 @@ def test_unit_is_valid(lab):
     assert done.returncode == 0 and not ours, done.stdout
 
 
+@pytest.mark.full
 def test_a_device_of_a_host_that_boots_reloads_crashes_and_boots_again(lab, host):
     image = lab.file(lab.tmp, 64 * MIB)
     sh("mkfs.ext4", "-q", "-F", image)
@@ -249,6 +250,7 @@ def test_a_device_of_a_host_that_boots_reloads_crashes_and_boots_again(lab, host
     assert Path(f"/proc/{host.init}/root{host.mnt}/data").read_bytes() == data
 
 
+@pytest.mark.full
 def test_a_unit_that_cannot_start_says_why_and_the_boot_goes_on(lab, host):
     host.configure("gone", type="loop", file=str(lab.tmp / "gone.img"))
     host.configure("good", type="null", size="1M")
@@ -262,6 +264,7 @@ def test_a_unit_that_cannot_start_says_why_and_the_boot_goes_on(lab, host):
     assert list(host.devices()) == ["good"]
 
 
+@pytest.mark.full
 def test_a_disk_in_use_is_not_pulled_by_stop(lab, host):
     image = lab.file(lab.tmp, 16 * MIB)
     host.configure("vm1", type="loop", file=image, recovery=False)
