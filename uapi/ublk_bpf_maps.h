@@ -16,9 +16,9 @@
  * below UBLK_BPF_LATENCY_OPS, which is UBLK_IO_OP_*. A program that has it can
  * be asked with `ublk-bpf stat`.
  */
-#define UBLK_BPF_LATENCY_MAP "ublk_latency"
-#define UBLK_BPF_LATENCY_OPS 6
-#define UBLK_BPF_LATENCY_BUCKETS 40
+#define UBLK_BPF_LATENCY_MAP		"ublk_latency"
+#define UBLK_BPF_LATENCY_OPS		6
+#define UBLK_BPF_LATENCY_BUCKETS	40
 
 /**
  * struct ublk_bpf_latency - of one operation, on one processor
@@ -28,9 +28,9 @@
  *	0 ns, the last all that took longer
  */
 struct ublk_bpf_latency {
-  __u64 total_ns;
-  __u64 errors;
-  __u64 buckets[UBLK_BPF_LATENCY_BUCKETS];
+	__u64	total_ns;
+	__u64	errors;
+	__u64	buckets[UBLK_BPF_LATENCY_BUCKETS];
 };
 
 /*
@@ -38,7 +38,7 @@ struct ublk_bpf_latency {
  * The server of the target `mirror` makes it, and sets a bit before a write
  * completes that this leg lacks; the program reads it.
  */
-#define UBLK_BPF_MIRROR_MAP "ublk_mirror"
+#define UBLK_BPF_MIRROR_MAP		"ublk_mirror"
 
 /**
  * struct ublk_bpf_mirror - the state of a mirror
@@ -46,8 +46,8 @@ struct ublk_bpf_latency {
  * @pad: 0
  */
 struct ublk_bpf_mirror {
-  __u32 failed;
-  __u32 pad;
+	__u32	failed;
+	__u32	pad;
 };
 
 /*
@@ -61,17 +61,17 @@ struct ublk_bpf_mirror {
  * Bits are only ever set: the block's first, then its mark, each by a full
  * barrier.
  */
-#define UBLK_BPF_CLONE_BITS "ublk_clone_bits"
-#define UBLK_BPF_CLONE_SECTOR_BLOCKS 4032U
-#define UBLK_BPF_CLONE_LAYERS 16 /* at most */
+#define UBLK_BPF_CLONE_BITS		"ublk_clone_bits"
+#define UBLK_BPF_CLONE_SECTOR_BLOCKS	4032U
+#define UBLK_BPF_CLONE_LAYERS		16	/* at most */
 
 /* And what it has in common with its server besides: an array of one entry. */
-#define UBLK_BPF_CLONE_MAP "ublk_clone"
+#define UBLK_BPF_CLONE_MAP		"ublk_clone"
 
 /* The server is about to seal the top layer: it alone changes it */
-#define UBLK_BPF_CLONE_F_FROZEN 0x1ULL
+#define UBLK_BPF_CLONE_F_FROZEN		0x1ULL
 /* The program that is attached looks at that */
-#define UBLK_BPF_CLONE_F_CAN_FREEZE 0x2ULL
+#define UBLK_BPF_CLONE_F_CAN_FREEZE	0x2ULL
 
 /**
  * struct ublk_bpf_clone - what server and program of a clone tell each other
@@ -89,30 +89,30 @@ struct ublk_bpf_mirror {
  * A FLUSH needs no more than an fsync if @begun is @saved and @unsaved is 0.
  */
 struct ublk_bpf_clone {
-  __u64 begun;
-  __u64 done;
-  __u64 saved;
-  __u64 unsaved;
-  __u64 busy;
-  __u64 flags;
-  __u8 layer[16];
-  __u64 data_offset[UBLK_BPF_CLONE_LAYERS];
+	__u64	begun;
+	__u64	done;
+	__u64	saved;
+	__u64	unsaved;
+	__u64	busy;
+	__u64	flags;
+	__u8	layer[16];
+	__u64	data_offset[UBLK_BPF_CLONE_LAYERS];
 };
 
 /*
  * Which blocks of a device were written: a BPF_MAP_TYPE_ARRAY of __u64 with
- * BPF_F_MMAPABLE, of two generations. Bit N % 64 of word N / 64 * 2 + G is
- * block N in generation G.
+ * BPF_F_MMAPABLE, of two generations. Bit N % 64 of word N / 64 * 2 + G is block
+ * N in generation G.
  *
  * Before a WRITE, DISCARD or WRITE_ZEROES is issued its blocks are marked in
  * each generation that @active has, which is read first. A bit that is set need
  * not be set again. The program does so for what it plans, the server for what
  * it is passed.
  */
-#define UBLK_BPF_TRACK_BITS "ublk_track_bits"
+#define UBLK_BPF_TRACK_BITS		"ublk_track_bits"
 
 /* And what they have in common besides: an array of one entry. */
-#define UBLK_BPF_TRACK_MAP "ublk_track"
+#define UBLK_BPF_TRACK_MAP		"ublk_track"
 
 /**
  * struct ublk_bpf_track - what was written, and how it is to be noted
@@ -126,14 +126,14 @@ struct ublk_bpf_clone {
  * @pad2: 0
  */
 struct ublk_bpf_track {
-  __u64 active;
-  __u64 current;
-  __u64 all;
-  __u8 of[16];
-  __u64 pad[3];
-  __u64 phase;
-  __u64 in_flight[2];
-  __u64 pad2[5];
+	__u64	active;
+	__u64	current;
+	__u64	all;
+	__u8	of[16];
+	__u64	pad[3];
+	__u64	phase;
+	__u64	in_flight[2];
+	__u64	pad2[5];
 };
 
 #ifdef __cplusplus

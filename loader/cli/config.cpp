@@ -278,7 +278,7 @@ Result<std::vector<std::string>> config_names(const std::string& dir) {
   std::vector<std::string> names;
   std::error_code ec;
   for (const auto& entry : fs::directory_iterator(dir, ec)) {
-    const fs::path path = entry.path();
+    const fs::path& path = entry.path();
     if (path.extension() == kSuffix) names.push_back(path.stem().string());
   }
   if (ec && ec.value() != ENOENT) return fail_sys(ec.value(), "{}: read", dir);

@@ -16,9 +16,9 @@ TEST(IoStat, ReadsWhatTheKernelWrites) {
                      uint64_t ms) {
     return count.done == done && count.bytes == bytes && count.ms == ms;
   };
-  EXPECT_TRUE(is(stat->kinds[kIoRead], 10, 80 * 512, 7));
-  EXPECT_TRUE(is(stat->kinds[kIoWrite], 20, 160 * 512, 9));
-  EXPECT_TRUE(is(stat->kinds[kIoDiscard], 4, 2048 * 512, 5));
+  EXPECT_TRUE(is(stat->kinds[kIoRead], 10, uint64_t{80} * 512, 7));
+  EXPECT_TRUE(is(stat->kinds[kIoWrite], 20, uint64_t{160} * 512, 9));
+  EXPECT_TRUE(is(stat->kinds[kIoDiscard], 4, uint64_t{2048} * 512, 5));
   EXPECT_TRUE(is(stat->kinds[kIoFlush], 6, 0, 8));
   EXPECT_EQ(stat->in_flight, 3U);
   EXPECT_EQ(stat->busy_ms, 11U);

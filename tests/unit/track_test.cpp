@@ -184,7 +184,7 @@ TEST_F(TrackFiles, AreLockedByOneServer) {
 TEST_F(TrackFiles, ShowExtentsOfTheDevice) {
   auto made = file();
   const auto image = UniqueFd::open(at("image"), O_RDWR);
-  ASSERT_EQ(::pwrite(image->get(), "data", 4, 3 * 65536), 4);
+  ASSERT_EQ(::pwrite(image->get(), "data", 4, off_t{3} * 65536), 4);
   TrackBits bits = bits_of({3, 4, 1023});
   std::vector<LayerChange> all;
   const auto done =
@@ -248,7 +248,7 @@ TEST(TrackMemory, BeginsAPeriodInFourSteps) {
 TEST(TrackMemory, LosesNothingWhileMarksAreMade) {
   // Each thread has many words of its own: it takes long to mark them after it
   // has looked at what is active.
-  constexpr uint64_t kOwn = 16 * 1024;
+  constexpr uint64_t kOwn = uint64_t{16} * 1024;
   constexpr uint64_t kBlocks = 3 * kOwn;
   constexpr uint64_t kMarks = 60;
   Memory m(kBlocks);
