@@ -441,8 +441,10 @@ Result<Served> succeed(Workplace& place, const ServeHooks& hooks, Heir& heir,
   if (started && heir.tracker && !heir.tracker->is_attached())
     started = heir.tracker->attach(place, dev_id);
   if (started) started = place.control.end_recovery(dev_id, ::getpid());
+  // As above: its threads are not waited for if this fails.
+  if (started && heir.state.flatten)
+    started = begin_flatten(place, heir, *clone);
   Served served{dev_id, heir.state.instance, std::move(server)};
-  if (started && heir.state.flatten) TRY(begin_flatten(place, heir, *clone));
   if (started) return served;
   (void)served.server.release();
   return std::unexpected(std::move(started).error());
