@@ -39,7 +39,7 @@ Result<AttachRequest> attach_request(uint32_t dev_id,
 void define_attach(Arguments& command, Options& options) {
   AttachOptions& attach = options.attach;
   command.device(options.dev_id, true);
-  command.text("object", attach.object, "OBJ", "compiled program, x.bpf.o",
+  command.text("object", attach.object, "OBJ", "compiled program, x.bpf.o, or the name of an installed one, as loop",
                true);
   command.text("--prog", attach.program, "NAME",
                "which program, if the object has several");
@@ -77,9 +77,10 @@ void define_attach(Arguments& command, Options& options) {
       "attach --replace. A completion program that the object has beside the "
       "program is attached with it.\n"
       "Examples:\n"
-      "  ublk-bpf attach --dev 0 loop.bpf.o\n"
-      "  ublk-bpf attach -n 0 concat.bpf.o --file a.img --file b.img\n"
-      "  ublk-bpf attach -n 0 loop.bpf.o --set offset=1M --replace");
+      "  ublk-bpf attach --dev 0 loop\n"
+      "  ublk-bpf attach -n 0 ./mypolicy.bpf.o\n"
+      "  ublk-bpf attach -n 0 concat --file a.img --file b.img\n"
+      "  ublk-bpf attach -n 0 loop --set offset=1M --replace");
 }
 
 int run_attach(const Options& options) {

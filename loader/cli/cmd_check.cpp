@@ -9,6 +9,7 @@
 #include "cli/author_commands.h"
 #include "cli/command_line.h"
 #include "cli/output.h"
+#include "device/own_program.h"
 #include "prog/object.h"
 #include "sys/names.h"
 
@@ -55,7 +56,8 @@ Result<Verdict> verify(const AttachRequest& request, const FaceInfo& face,
   return verdict;
 }
 
-Result<Checked> check_object(const AttachRequest& request) {
+Result<Checked> check_object(AttachRequest request) {
+  request.object = TRY(find_object(request.object));
   const FaceInfo face = detect_face();
   auto object = TRY(ProgramObject::open(request.object, face));
   TRY(set_knobs(object, request));
@@ -119,7 +121,7 @@ void print(const Checked& checked) {
 
 void define_check(Arguments& command, Options& options) {
   command.text("object", options.attach.object, "OBJ",
-               "compiled program, x.bpf.o", true);
+               "compiled program, x.bpf.o, or the name of an installed one", true);
   command.texts("--set", options.attach.knobs, "KNOB=VALUE",
                 "value of a const volatile variable: the verifier leaves out "
                 "what it makes impossible");
@@ -129,7 +131,7 @@ void define_check(Arguments& command, Options& options) {
       "1 if one is refused; the verifier's log follows.\n"
       "Examples:\n"
       "  ublk-bpf check mypolicy.bpf.o\n"
-      "  ublk-bpf check loop.bpf.o --set offset=1M");
+      "  ublk-bpf check loop --set offset=1M");
 }
 
 int run_check(const Options& options) {

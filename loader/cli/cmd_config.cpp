@@ -10,6 +10,7 @@
 #include "cli/boot_commands.h"
 #include "cli/config.h"
 #include "cli/output.h"
+#include "device/own_program.h"
 
 namespace ublk::cli {
 
@@ -30,7 +31,8 @@ Result<void> check(const std::string& dir, const std::string& name) {
   if (!config.attach) return {};
   for (const std::string& file : config.attach->files)
     TRY_IN(path, check_is_there(file));
-  TRY_IN(path, check_is_there(config.attach->object));
+  const auto object = TRY_IN(path, find_object(config.attach->object));
+  TRY_IN(path, check_is_there(object));
   return {};
 }
 

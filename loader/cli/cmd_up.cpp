@@ -263,7 +263,7 @@ void define_up(Arguments& command, Options& options) {
       "\"set\", an object of knobs. A file has its absolute path. Unless "
       "it says \"recovery\": false the device outlives its server.\n"
       "{\"type\": \"loop\", \"file\": \"/srv/disk.img\", \"queues\": 2,\n"
-      "\"program\": {\"object\": \"/usr/lib/ublk-bpf/bpf/loop.bpf.o\"}}\n"
+      "\"program\": {\"object\": \"loop\"}}\n"
       "A service manager that waits for it (Type=notify) hears when the device "
       "is live and has its program, and which process serves it.\n"
       "Examples:\n"

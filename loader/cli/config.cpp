@@ -10,6 +10,7 @@
 #include <set>
 
 #include "cli/app.h"
+#include "device/own_program.h"
 #include "sys/device_name.h"
 #include "sys/names.h"
 #include "sys/text_file.h"
@@ -203,7 +204,9 @@ Result<AttachRequest> read_attach(const CLI::App& root, const json& in) {
   for (const auto& [name, value] : in.items()) {
     const auto key = std::ranges::find(keys, name, &Key::name);
     if (key == keys.end()) return unknown_key(name, known);
-    if (is_path(name)) TRY(check_absolute(name, value));
+    const bool named = name == "object" && value.is_string() &&
+                       is_program_name(value.get_ref<const std::string&>());
+    if (is_path(name) && !named) TRY(check_absolute(name, value));
     if (name == "set") {
       TRY(put_knobs(value, args));
     } else if (name == "object") {

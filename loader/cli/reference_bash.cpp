@@ -63,7 +63,8 @@ std::vector<std::string> topics(const CLI::App& root) {
 // themselves. "": nobody can know.
 std::string values_of(const CLI::App& root, const std::string& type) {
   if (type == "DEVICE") return "_ublk_bpf_devices";
-  if (type == "FILE" || type == "OBJ") return "_ublk_bpf_files";
+  if (type == "FILE") return "_ublk_bpf_files";
+  if (type == "OBJ") return "_ublk_bpf_objects";
   if (type == "TARGET")
     return "_ublk_bpf_words '" + joined(target_names(), " ") + "'";
   if (type == "TOPIC")
@@ -85,6 +86,18 @@ _ublk_bpf_words() { mapfile -t COMPREPLY < <(compgen -W "$1" -- "$cur"); }
 _ublk_bpf_files() {
 	compopt -o filenames 2>/dev/null || : # where it is only tried out
 	mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+}
+
+# Programs that come with the command are known by their names.
+_ublk_bpf_objects() {
+	local dir file names=''
+	_ublk_bpf_files
+	[[ $cur != */* ]] || return 0
+	dir=$(type -P -- "${COMP_WORDS[0]}") && dir=${dir%/*}
+	for file in "$dir"/../bpf/*.bpf.o "$dir"/../lib/ublk-bpf/bpf/*.bpf.o; do
+		[[ ! -e $file ]] || file=${file##*/} names+=" ${file%.bpf.o}"
+	done
+	mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -W "$names" -- "$cur")
 }
 
 _ublk_bpf_devices() {

@@ -14,6 +14,7 @@
 
 #include "device/device.h"
 #include "device/device_stack.h"
+#include "device/own_program.h"
 #include "device/pins.h"
 #include "device/track_program.h"
 #include "prog/face.h"
@@ -370,7 +371,8 @@ Result<std::vector<MapInfo>> maps_of_attached(const ublk_bpf_info& info) {
 
 Result<std::chrono::nanoseconds> attach_program(Control& control,
                                                 const StateStore& states,
-                                                const AttachRequest& request) {
+                                                AttachRequest request) {
+  request.object = TRY(find_object(request.object));
   const Device device = TRY(describe(control, states, request.dev_id));
   const FaceInfo face = detect_face();
   TRY(check_device(device, face, request));

@@ -33,7 +33,7 @@ struct AttachRequest {
 // how long the kernel took for the attachment alone, without the load.
 Result<std::chrono::nanoseconds> attach_program(Control& control,
                                                 const StateStore& states,
-                                                const AttachRequest& request);
+                                                AttachRequest request);
 
 // Takes the program off; waits until no request uses it. I/O goes on through
 // the server.

@@ -23,6 +23,19 @@ Result<std::string> find_own_object(const char* name) {
   return fail(ENOENT, "{}: is neither {}", name, tried);
 }
 
+bool is_program_name(std::string_view object) {
+  return !object.contains('/') && !object.ends_with(".o");
+}
+
+Result<std::string> find_object(const std::string& object) {
+  if (!is_program_name(object)) return object;
+  auto found = find_own_object((object + ".bpf.o").c_str());
+  if (!found)
+    return std::unexpected(
+        std::move(found).error().hint("a file's name has a '/' or ends in .o"));
+  return found;
+}
+
 Result<UniqueFd> make_shared_map(const char* name, uint32_t value_bytes,
                                  uint64_t entries) {
   bpf_map_create_opts options{};

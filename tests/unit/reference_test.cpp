@@ -122,6 +122,13 @@ TEST(Completion, OffersWhatCanStandThere) {
   ::setenv("UBLK_BPF_DEV_DIR", dir.c_str(), 1);
   std::ofstream(dir / "12.udev") << "UBLK_BPF_NAME=vm1\n";
   ::setenv("UBLK_BPF_STATE_DIR", dir.c_str(), 1);
+  std::filesystem::create_directories(dir / "sbin");
+  std::filesystem::create_directories(dir / "lib/ublk-bpf/bpf");
+  std::ofstream(dir / "sbin/ublk-bpf") << "x";
+  std::filesystem::permissions(dir / "sbin/ublk-bpf",
+                               std::filesystem::perms::owner_all);
+  for (const char* name : {"wrap.bpf.o", "wrong.o"})
+    std::ofstream(dir / "lib/ublk-bpf/bpf" / name) << "x";
   const std::string at = dir.string();
   const std::pair<std::vector<std::string>, std::string> cases[] = {
       {{"ublk-bpf", "at"}, "attach "},
@@ -140,6 +147,8 @@ TEST(Completion, OffersWhatCanStandThere) {
       {{"ublk-bpf", "--json", "list", "--dev", "1"}, "12 "},
       {{"ublk-bpf", "attach", "-n", "0", at + "/a"}, at + "/a b.bpf.o "},
       {{"ublk-bpf", "attach", "--rep"}, "--replace "},
+      {{at + "/sbin/ublk-bpf", "attach", "-n", "0", "wr"}, "wrap "},
+      {{at + "/sbin/ublk-bpf", "check", "wr"}, "wrap "},
       {{"ublk-bpf", "help", "fau"}, "fault "},
       {{"ublk-bpf", "lay"}, "layer "},
       {{"ublk-bpf", "--json", "layer", "c"}, "create check "},

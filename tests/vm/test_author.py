@@ -23,6 +23,18 @@ def test_check_accepts_what_can_be_attached(lab, face):
     assert not cli.devices()
 
 
+def test_a_program_that_comes_with_the_command_is_known_by_its_name(lab, monkeypatch):
+    device, _ = lab.loop_device(8)
+    monkeypatch.chdir(lab.tmp)
+    (lab.tmp / "loop").write_text("not an object")  # a name is never a file's of where one just is
+    cli.ok("attach", "--dev", device.id, "loop")
+    assert device.info()["bpf"]["object"] == str(cli.OBJ_DIR / "loop.bpf.o") and cli.ok("check", "loop")["programs"][0]["accepted"] is True
+    device.detach()
+    for command in (["attach", "-n", device.id], ["check"]):
+        missing = cli.run(*command, "lop", "--json")
+        assert missing.status == 1 and missing.json["error"]["errno"] == "ENOENT" and "lop.bpf.o" in missing.err, str(missing)
+
+
 def test_check_refuses_what_the_verifier_refuses(lab):
     outcome = cli.run("check", cli.program("bad_loop"), "--json")
     assert outcome.status == 1 and outcome.json["programs"][0]["accepted"] is False, str(outcome)
