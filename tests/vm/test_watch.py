@@ -146,6 +146,9 @@ def test_metrics_are_openmetrics_and_count_what_is_done(lab):
     used = {name for rule in (EXAMPLES / "ublk-bpf-alerts.yml").read_text().splitlines() if "expr:" in rule
             for name in re.findall(r"ublk_bpf_\w+", rule)}
     assert len(used) >= 6 and used <= {name for name, _ in after}, "alert rules name what is not there"
+    dashboard = json.loads((EXAMPLES / "ublk-bpf-dashboard.json").read_text())
+    shown = {name for panel in dashboard["panels"] for target in panel["targets"] for name in re.findall(r"ublk_bpf_\w+", target["expr"])}
+    assert len(shown) >= 10 and shown <= {name for name, _ in after}, f"the dashboard shows what is not there: {shown - {n for n, _ in after}}"
 
 
 @pytest.mark.one_face
