@@ -39,8 +39,10 @@ Result<AttachRequest> attach_request(uint32_t dev_id,
 void define_attach(Arguments& command, Options& options) {
   AttachOptions& attach = options.attach;
   command.device(options.dev_id, true);
-  command.text("object", attach.object, "OBJ", "compiled program, x.bpf.o, or the name of an installed one, as loop",
-               true);
+  command.text(
+      "object", attach.object, "OBJ",
+      "compiled program, x.bpf.o, or the name of an installed one, as loop",
+      true);
   command.text("--prog", attach.program, "NAME",
                "which program, if the object has several");
   command.texts("--file", attach.files, "FILE",

@@ -121,7 +121,8 @@ void print(const Checked& checked) {
 
 void define_check(Arguments& command, Options& options) {
   command.text("object", options.attach.object, "OBJ",
-               "compiled program, x.bpf.o, or the name of an installed one", true);
+               "compiled program, x.bpf.o, or the name of an installed one",
+               true);
   command.texts("--set", options.attach.knobs, "KNOB=VALUE",
                 "value of a const volatile variable: the verifier leaves out "
                 "what it makes impossible");

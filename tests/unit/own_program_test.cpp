@@ -15,7 +15,8 @@ namespace {
 TEST(OwnProgram, ANameIsNoPath) {
   for (const char* name : {"loop", "clone", "my-policy", "x.bpf"})
     EXPECT_TRUE(is_program_name(name)) << name;
-  for (const char* path : {"loop.bpf.o", "./loop", "/usr/lib/loop", "a/b", ".o"})
+  for (const char* path :
+       {"loop.bpf.o", "./loop", "/usr/lib/loop", "a/b", ".o"})
     EXPECT_FALSE(is_program_name(path)) << path;
 }
 
