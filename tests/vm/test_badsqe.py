@@ -33,7 +33,8 @@ ERRNO = {
 
 
 def each(reason, op, field, values, **more):
-    return [(reason, op, {field: v, **more}) for v in values]
+    """A case of each value; in the quick tests the last one stands for them."""
+    return [(reason, op, {field: v, **more}) for v in (values if cli.FULL else values[-1:])]
 
 
 BAD_SQES = [
