@@ -79,6 +79,12 @@ def probe():
     return json.loads(sh(UBLK_BPF, "probe", "--json", statuses=(0, 1)))
 
 
+def drop_caches():
+    """What is in the page cache and written is in it no more."""
+    sh("sync")
+    Path("/proc/sys/vm/drop_caches").write_text("1")
+
+
 def wait_until(true, what, seconds=10):
     deadline = time.monotonic() + seconds
     while not true():

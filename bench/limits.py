@@ -23,6 +23,7 @@ class Ratio:
 
 
 FILE = "file on ext4"
+IN_MEMORY = "file in memory"
 BOTH = ("io_uring", "libaio")
 RATIOS = [
     Ratio("program", "kernel loop", {(4096, 1): 0.50, (65536, 1): 0.70, (4096, 32): 0.97, (65536, 32): 1.00}),
@@ -43,6 +44,19 @@ RATIOS = [
     # Blocks that are marked already.
     Ratio("program, track", "program", everywhere(1.05, 1.05), backing=FILE),
 ]
+# Of bench/run --clones. Blocks of the layer or below it, and blocks that are written the first time.
+FIRST = ("first write",)
+CLONE_RATIOS = [
+    Ratio("clone, base", "dm-snapshot, origin", everywhere(0.95, 0.90), engines=BOTH, rws=("read",)),
+    Ratio("clone, base", "dm-snapshot", everywhere(0.95, 0.90), engines=BOTH, rws=("read",)),
+    Ratio("clone, base", "dm-thin", everywhere(0.60, 0.58), engines=BOTH, rws=("read",)),
+    Ratio("clone, delta", "dm-snapshot", everywhere(0.95, 0.90), backing=FILE, engines=BOTH),
+    Ratio("clone, delta", "qemu-nbd, qcow2", everywhere(0.20, 0.20), backing=IN_MEMORY),
+    Ratio("clone", "dm-snapshot", everywhere(0.60, 0.60), backing=IN_MEMORY, engines=BOTH, rws=FIRST),
+    Ratio("clone", "qemu-nbd, qcow2", everywhere(0.40, 0.40), backing=IN_MEMORY, engines=BOTH, rws=FIRST),
+]
+ADD_CLONE_MS = 20  # until the first read has ended, at an instruction a nanosecond
+CLONE_BYTES = 1 << 20  # of memory, beside its bitmap
 PEER_RATIO = 1.00  # our server / kublk, on the same data path
 # Our null target as it is by default. kublk completes reads on the request's own pages without touching them, so a reader gets whatever they
 # held before, in the page cache other processes' data; ours reads zeroes into them.
@@ -148,6 +162,17 @@ def judge_cells(cells):
         ios = sum(c["ios"] * len(c["rounds"]) for c in redirected)
         woken = sum(c["server_wakeups"] for c in redirected)
         checks.append(check("server wake-ups under redirected I/O", woken, 0, f"in {ios} I/Os"))
+    return checks
+
+
+def judge_clones(cells):
+    """Checks of what bench/run --clones counted."""
+    figures = Figures(cells)
+    checks = [c for promise in CLONE_RATIOS for c in figures.ratios(promise)]
+    for rws, what in ((("read", "write"), "server wake-ups of hits"), (FIRST, "server wake-ups of first writes of whole blocks")):
+        mine = [c for c in cells if c["rw"] in rws and c["server_wakeups"] is not None]
+        if mine:
+            checks.append(check(what, sum(c["server_wakeups"] for c in mine), 0, f"in {sum(c['ios'] * len(c['rounds']) for c in mine)} I/Os"))
     return checks
 
 

@@ -43,7 +43,7 @@ def _name(kind, disks):
     return f"ublk-bpf-bench-{kind}-{os.path.basename(disks[0])}"
 
 
-def _write_all(node, mib=measure.SPAN_BYTES >> 20):
+def write_all(node, mib=measure.SPAN_BYTES >> 20):
     lab.sh("dd", "if=/dev/zero", f"of={node}", "bs=1M", f"count={mib}", "oflag=direct", "status=none")
 
 
@@ -61,18 +61,24 @@ def mirror(disks, stack, shape):
     return Made(_create(stack, _name("mirror", disks), "mirror", params, sectors_of(disks[0]), "dm-mirror"))
 
 
-def snapshot(disks, stack, shape):
+def empty_snapshot(disks, stack):
+    """Nothing is copied yet."""
     origin, store = disks
     # what is there is taken for a snapshot
-    _write_all(store, 1)
-    node = _create(stack, _name("snapshot", disks), "snapshot", f"{origin} {store} P {SNAPSHOT_CHUNK_SECTORS}", sectors_of(origin), "dm-snapshot")
-    _write_all(node)
-    return Made(node)
+    write_all(store, 1)
+    params = f"{origin} {store} P {SNAPSHOT_CHUNK_SECTORS}"
+    return Made(_create(stack, _name("snapshot", disks), "snapshot", params, sectors_of(origin), "dm-snapshot"))
+
+
+def snapshot(disks, stack, shape):
+    made = empty_snapshot(disks, stack)
+    write_all(made.node)
+    return made
 
 
 def thin(disks, stack, shape):
     data, metadata = disks
-    _write_all(metadata, 1)
+    write_all(metadata, 1)
     pool = _name("pool", disks)
     pool_node = _create(stack, pool, "thin-pool", f"{metadata} {data} {THIN_BLOCK_SECTORS} 0", sectors_of(data), "dm-thin-pool")
     try:
@@ -80,7 +86,7 @@ def thin(disks, stack, shape):
     except OSError as e:
         raise Absent(f"{pool}: create_thin: {e.strerror}") from e
     node = _create(stack, _name("thin", disks), "thin", f"{pool_node} 0", sectors_of(data) // 2, "dm-thin-pool")
-    _write_all(node)
+    write_all(node)
     return Made(node)
 
 

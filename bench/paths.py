@@ -42,13 +42,13 @@ def free_nbd():
     raise Absent("all of /dev/nbd* are in use")
 
 
-def nbd(backing, stack, shape):
+def nbd(backing, stack, shape, image_format="raw"):
     need_tool("qemu-nbd", "qemu-utils")
     if not lab.have_module("nbd") and not os.path.exists("/sys/block/nbd0"):
         raise Absent("this kernel has no nbd")
     node = free_nbd()
     pid = Path("/sys/block", Path(node).name, "pid")
-    lab.sh("qemu-nbd", f"--connect={node}", "--cache=none", "--aio=native", "--format=raw", f"--socket=/run/ublk-bpf-bench-{Path(node).name}",
+    lab.sh("qemu-nbd", f"--connect={node}", "--cache=none", "--aio=native", f"--format={image_format}", f"--socket=/run/ublk-bpf-bench-{Path(node).name}",
            backing)  # returns when it is connected, and goes on in the background
 
     def end():
@@ -262,6 +262,15 @@ def check_data(way, backing):
                 _direct(into, offset, data)
                 if _direct(out_of, offset, length=len(data)) != data:
                     raise Wrong(f"{way.name}: {len(data)} bytes written to {into} at {offset} are not on {out_of}")
+
+
+def read_first(node):
+    """The first sectors, from the device itself."""
+    return _direct(node, 0, length=4096)
+
+
+def write_first(node, data):
+    _direct(node, 0, data)
 
 
 class Bench:

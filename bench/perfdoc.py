@@ -9,10 +9,12 @@ matplotlib.
 """
 
 import argparse
+import statistics
 import sys
 from pathlib import Path
 
 import claims
+import many
 import plots
 import report
 import summary
@@ -75,6 +77,13 @@ SCALING = """4k reads, 32 in flight on each of two processors, of one device, by
 is that a program scales as the raw device does: an emulated processor knows neither caches nor what moving a line between them costs. A wait
 is one that the kernel's tracepoint `lock:contention_begin` tells of, of the generators' own."""
 
+CLONES = """Beside what else makes a disk of an image and of what was written since. A *hit* is a block that is in the layer (`clone, delta`) or below it
+(`clone, base`); dm-snapshot and dm-thin have copied or allocated before, except *origin*. A *first write* is one of a whole block that the layer does not have
+yet: dm-snapshot then writes to its store where it is, and qemu-nbd copies a cluster of 64 KiB; a clone notes it in its map, and writes that at the next
+flush. What device mapper does for crashes at each write, a clone does at a flush."""
+
+MANY = """Memory is what the machine has less than before the first step, for each clone: server, driver, program, maps, page cache."""
+
 PARTS = """At QD1 each request wakes the server and puts it to sleep again, at QD32 most share that: what QD1 costs more is the waking. The null target
 at QD32 is what the block layer, the driver, the ring and its two commands take; the loop target adds its own request to the file. The
 program saves all of the first, and of the rest what is the server's."""
@@ -98,6 +107,10 @@ def escaped(rows):
     return [[v.replace("|", "\\|") for v in row] for row in rows]
 
 
+# of ublk-bpf bench
+SETS = ("quick", "full", "device")
+
+
 class Source:
     """A committed result and what pages say of where it comes from."""
 
@@ -105,7 +118,7 @@ class Source:
         self.result = load(path)
         self.data, self.stem = self.result.data, Path(path).stem
         self.kind = self.data.get("set") or ("run" if "null_blk" in self.data["backings"] else "peers")
-        self.plots = plots.all_plots(self.result) if self.data.get("set") else []
+        self.plots = plots.all_plots(self.result) if self.kind in SETS else []
 
     def heading(self, what=None):
         host = self.data.get("host") or {}
@@ -198,13 +211,28 @@ def server_page(sources):
 
 def claims_page(sources):
     out = []
-    for s in (s for s in sources if s.data.get("set")):
+    for s in (s for s in sources if s.kind in SETS):
         found = [c for c in claims.measured(s.result) if c["measured"]]
         if found:
             why = [f"- **{c['name']}**: {' '.join(c['why'])}" for c in found if c["why"]]
             out += [s.heading(), report.markdown(escaped(claims.rows(found)), right="")]
             out += ["Why ours differs:", "\n".join(why)] if why else []
     return out
+
+
+def clones_page(sources):
+    out = []
+    for s in (s for s in sources if s.kind == "clones"):
+        out.append(s.heading())
+        for backing, what in s.data["backings"].items():
+            out += [f"### {backing}: {what}", *run_tables(s, backing, lambda path: True)]
+        adds = s.data["add_ms"]
+        out.append(f"From the start of `add` to the end of the first read, a clone of an image of 1 TiB, at an instruction a nanosecond: "
+                   f"{statistics.median(adds):.1f} ms (median of {len(adds)}; {min(adds):.1f} to {max(adds):.1f}).")
+        out += [f"Absent: {a['path']}: {a['why']}." for a in s.data.get("absent") or []]
+    for s in (s for s in sources if s.kind == "many"):
+        out += [s.heading("Seconds of an emulator, so only their growth says something"), MANY, report.markdown(escaped(many.rows(s.data["steps"])))]
+    return [CLONES] + out if out else []
 
 
 def limits_page(sources):
@@ -228,6 +256,8 @@ PAGES = [
      "A program over disks that complete at once, beside the targets that do the same, each in its cheapest way.", mapping_page),
     ("files", "What does a device over a file cost?",
      "A file on ext4, all of it written before, served by a program, by our server and by the kernel's loop.", files_page),
+    ("clones", "What does a clone cost, beside dm-snapshot, dm-thin and qcow2?",
+     "Blocks that are there, first writes, the time until a clone can be used, and a thousand of them.", clones_page),
     ("server", "What does a device cost that a server serves?",
      "Our server, the kernel's own (kublk), and the program in the server's place.", server_page),
     ("paths", "What does an I/O cost on each data path, and who pays?",

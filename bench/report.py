@@ -132,8 +132,11 @@ def bench(data):
 
 def text(result):
     """All of a result."""
-    if result.get("set"):
-        return bench(result)
+    return bench(result) if result.get("set") else counted(result)
+
+
+def counted(result):
+    """Tables of what one machine counted, and the limits."""
     s = result["settings"]
     out = [
         f"Linux {result['kernel']}, {result['face']}, program {result['program']['name']}, {s['rounds']} rounds",

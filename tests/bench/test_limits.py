@@ -46,6 +46,21 @@ class Limits(unittest.TestCase):
         self.change(500, "program, stripe", engine="libaio", rw="read", bs=4096, qd=1)
         self.assertEqual([where for where, c in self.judged("program, stripe / dm-stripe").items() if not c["ok"]], ["null_blk, read 4k QD1, libaio"])
 
+    def test_clones_have_limits_of_their_own_and_wake_nobody(self):
+        def cell(path, rw, cost, backing="null_blk", wakeups=None):
+            return {"backing": backing, "path": path, "rw": rw, "bs": 4096, "qd": 1, "engine": "libaio", "ios": 100, "insns_per_io": cost,
+                    "rounds": [cost] * 3, "server_wakeups": wakeups}
+
+        memory, first = limits.IN_MEMORY, "first write"
+        cells = [cell("clone, base", "read", 7600, wakeups=0), cell("dm-snapshot, origin", "read", 8000), cell("dm-thin", "read", 12600),
+                 cell("clone", first, 5900, memory, 0), cell("dm-snapshot", first, 10000, memory), cell("qemu-nbd, qcow2", first, 14000, memory)]
+        found = limits.judge_clones(cells)
+        self.assertEqual({c["name"]: c["ok"] for c in found}, {
+            "clone, base / dm-snapshot, origin": True, "clone, base / dm-thin": False, "clone / dm-snapshot": True, "clone / qemu-nbd, qcow2": False,
+            "server wake-ups of hits": True, "server wake-ups of first writes of whole blocks": True})
+        cells[3]["server_wakeups"] = 1
+        self.assertEqual([c["value"] for c in limits.judge_clones(cells) if not c["ok"] and "first" in c["name"]], [1])
+
     def test_a_goal_that_is_missed_is_said_and_breaks_nothing(self):
         found = self.judged("program / dm-linear")["null_blk, read 4k QD1"]
         self.assertEqual((found["ok"], found["note"]), (True, "the goal is 0.95"))
