@@ -18,6 +18,8 @@ export UBLK_BPF_T0=${UBLK_BPF_T0:-$(date +%s)}
 mkdir -p "$CACHE/lock" "$CACHE/tmp"
 CACHE=$(cd "$CACHE" && pwd -P)
 export UBLK_BPF_CACHE=$CACHE
+# What was compiled before, in any clone, from the same text and in the same way is taken from the cache (scripts/in-root says where).
+COMPILED_BEFORE=(-DCMAKE_C_COMPILER_LAUNCHER=ccache -DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
 
 # One line of progress. On stderr: stdout belongs to what a script prints for its caller.
 say() { printf '[%4ds] %s: %s\n' "$(($(date +%s) - UBLK_BPF_T0))" "$SELF" "$*" >&2; }
