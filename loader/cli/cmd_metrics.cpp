@@ -173,19 +173,16 @@ std::string server_families(const std::vector<Sample>& samples) {
 }
 
 // Of programs that keep one.
-std::string latency_family(Control& control,
-                           const std::vector<Sample>& samples) {
+std::string latency_family(const std::vector<Sample>& samples) {
   Family latency("program_latency_seconds", "histogram", "seconds",
                  "From a program to the end of its last SQE.");
   constexpr uint8_t kOps[] = {UBLK_IO_OP_READ, UBLK_IO_OP_WRITE,
                               UBLK_IO_OP_FLUSH, UBLK_IO_OP_DISCARD,
                               UBLK_IO_OP_WRITE_ZEROES};
   for (const Sample& sample : samples) {
-    if (!sample.device.bpf || !sample.device.bpf->prog_id) continue;
-    const auto all = read_latencies(control, sample.device.info.dev_id);
-    if (!all) continue;  // most programs keep none
+    if (!sample.latencies) continue;
     for (const uint8_t op : kOps) {
-      const OpLatency& of = all->ops[op];
+      const OpLatency& of = sample.latencies->ops[op];
       Labels labels = {{"device", disk_of(sample)}, {"op", op_name(op)}};
       uint64_t count = 0;
       for (size_t i = 0; i + 1 < of.buckets.size(); i++) {
@@ -204,10 +201,10 @@ std::string latency_family(Control& control,
   return latency.text();
 }
 
-std::string metrics_of(Control& control, const std::vector<Sample>& samples) {
+std::string metrics_of(const std::vector<Sample>& samples) {
   return device_families(samples) + io_families(samples) +
          bpf_families(samples) + server_families(samples) +
-         latency_family(control, samples) + "# EOF\n";
+         latency_family(samples) + "# EOF\n";
 }
 
 // The request on standard input, up to its empty line, is for any page.
@@ -262,7 +259,7 @@ int run_metrics(const Options& options) {
       std::min<std::chrono::milliseconds>(control->deadline(), kGlance));
   const auto samples =
       take_samples(*control, StateStore::open_existing(), std::nullopt);
-  const std::string text = metrics_of(*control, samples);
+  const std::string text = metrics_of(samples);
   if (!watch.output.empty()) {
     const auto done = put(watch.output, text);
     return done ? static_cast<int>(kDone) : report(done.error(), options.json);

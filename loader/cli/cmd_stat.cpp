@@ -95,7 +95,8 @@ void define_stat(Arguments& command, Options& options) {
                  "so many intervals (0: without end)");
   command.footer(
       "Without -n: what the device, or all, do in an interval. Reads and "
-      "writes per second, MB per second, their mean times, how many are under "
+      "writes per second, MB per second, their mean times, what 99 of 100 take "
+      "less than if the program counts that, how many are under "
       "way and how much of the time any was; requests per second that the "
       "program has redirected and passed, and which part it has redirected; "
       "how often the server was woken up, and its CPU time, which is that of "

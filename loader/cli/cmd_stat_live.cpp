@@ -36,6 +36,18 @@ const char* name_of(const Sample& sample) {
   return sample.device.state ? sample.device.state->name.c_str() : "";
 }
 
+// What half and 99% of them took less than, ns, as the program counts it; 0 of
+// none. Nothing if it does not count.
+std::optional<uint64_t> below_ns(const Activity& done, IoKind kind,
+                                 double part) {
+  if (!done.latencies) return std::nullopt;
+  return done.latencies->ops[kIoOps[kind]].below_ns(part);
+}
+
+json or_null(const std::optional<uint64_t>& value) {
+  return value ? json(*value) : json(nullptr);
+}
+
 // Which part of the requests the program has redirected.
 std::optional<double> hit_ratio(const Activity& done) {
   const uint64_t all = done.redirected + done.passed;
@@ -48,10 +60,15 @@ json to_json(const Row& row) {
   json operations = json::array();
   for (size_t kind = 0; kind < kNrIoKinds; kind++) {
     const IoCount& count = row.done.io.kinds[kind];
-    operations.push_back({{"op", kIoNames[kind]},
-                          {"count", count.done},
-                          {"bytes", count.bytes},
-                          {"mean_ns", mean_ns(count)}});
+    operations.push_back(
+        {{"op", kIoNames[kind]},
+         {"count", count.done},
+         {"bytes", count.bytes},
+         {"mean_ns", mean_ns(count)},
+         {"p50_below_ns",
+          or_null(below_ns(row.done, static_cast<IoKind>(kind), 0.5))},
+         {"p99_below_ns",
+          or_null(below_ns(row.done, static_cast<IoKind>(kind), 0.99))}});
   }
   const auto hits = hit_ratio(row.done);
   const std::string name = name_of(*row.now);
@@ -76,13 +93,13 @@ std::string to_json(const std::vector<Row>& rows, double seconds) {
 }
 
 constexpr const char* kLayout =
-    "{:<10} {:<12} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>6} {:>5} {:>8} "
-    "{:>8} {:>5} {:>8} {:>5}\n";
+    "{:<10} {:<12} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>7} {:>7} {:>6} {:>5} "
+    "{:>8} {:>8} {:>5} {:>8} {:>5}\n";
 
 std::string header() {
   return std::format(kLayout, "DEVICE", "NAME", "r/s", "w/s", "rMB/s", "wMB/s",
-                     "r-us", "w-us", "flight", "busy%", "redir/s", "pass/s",
-                     "hit%", "wake/s", "cpu%");
+                     "r-us", "w-us", "r99-us", "w99-us", "flight", "busy%",
+                     "redir/s", "pass/s", "hit%", "wake/s", "cpu%");
 }
 
 std::string to_text(const Row& row, double seconds) {
@@ -95,6 +112,11 @@ std::string to_text(const Row& row, double seconds) {
   const auto micros = [](const IoCount& count) {
     return count.done ? fmt("{}", mean_ns(count) / 1000) : std::string("-");
   };
+  const auto p99 = [&](IoKind kind) {
+    const auto below = below_ns(row.done, kind, 0.99);
+    return below && *below ? fmt("{:.3g}", static_cast<double>(*below) / 1e3)
+                           : std::string("-");
+  };
   const auto& io = row.done.io;
   const auto hits = hit_ratio(row.done);
   const std::string name = name_of(*row.now);
@@ -103,7 +125,7 @@ std::string to_text(const Row& row, double seconds) {
       name.empty() ? "-" : name, per_second(io.kinds[kIoRead].done),
       per_second(io.kinds[kIoWrite].done), megabytes(io.kinds[kIoRead]),
       megabytes(io.kinds[kIoWrite]), micros(io.kinds[kIoRead]),
-      micros(io.kinds[kIoWrite]), io.in_flight,
+      micros(io.kinds[kIoWrite]), p99(kIoRead), p99(kIoWrite), io.in_flight,
       fmt("{:.0f}",
           std::min(static_cast<double>(io.busy_ms) / 10 / seconds, 100.0)),
       per_second(row.done.redirected), per_second(row.done.passed),

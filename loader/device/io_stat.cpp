@@ -57,8 +57,14 @@ std::vector<Sample> take_samples(Control& control, const StateStore& states,
   for (const uint32_t id : dev_id ? std::vector{*dev_id} : device_ids()) {
     auto device = describe(control, states, id, servers);
     if (!device) continue;
-    samples.push_back(
-        {std::move(*device), read_io_stat(id).value_or(IoStat{})});
+    Sample sample{.device = std::move(*device),
+                  .io = read_io_stat(id).value_or(IoStat{}),
+                  .latencies = std::nullopt};
+    // Most programs keep none, which is no error.
+    if (sample.device.attached())
+      if (auto latencies = read_latencies(control, id))
+        sample.latencies = *latencies;
+    samples.push_back(std::move(sample));
   }
   return samples;
 }
@@ -86,6 +92,9 @@ Activity activity(const Sample& before, const Sample& now) {
     done.wakeups = since(same ? old->wakeups : 0, server->wakeups);
     done.cpu_ns = since(same ? old->cpu_ns : 0, server->cpu_ns);
   }
+  if (now.latencies)
+    done.latencies =
+        now.latencies->since(before.latencies.value_or(Latencies{.ops = {}}));
   return done;
 }
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "device/device.h"
+#include "device/latency.h"
 
 namespace ublk {
 
@@ -18,6 +19,9 @@ namespace ublk {
 enum IoKind { kIoRead, kIoWrite, kIoDiscard, kIoFlush, kNrIoKinds };
 inline constexpr std::array<const char*, kNrIoKinds> kIoNames = {
     "read", "write", "discard", "flush"};
+// UBLK_IO_OP_* of each.
+inline constexpr std::array<uint8_t, kNrIoKinds> kIoOps = {
+    UBLK_IO_OP_READ, UBLK_IO_OP_WRITE, UBLK_IO_OP_DISCARD, UBLK_IO_OP_FLUSH};
 
 struct IoCount {
   uint64_t done = 0;
@@ -39,6 +43,8 @@ std::optional<IoStat> read_io_stat(uint32_t dev_id);
 struct Sample {
   Device device;
   IoStat io;  // zeroes of a device that has no disk
+  // Of a program that keeps a histogram of them.
+  std::optional<Latencies> latencies;
 };
 // Of one device, or of all; without those that vanish meanwhile. Empty: the one
 // is not there.
@@ -54,6 +60,8 @@ struct Activity {
   // Of the server, if it is the same one.
   uint64_t wakeups = 0;
   uint64_t cpu_ns = 0;
+  // Of its program, if it keeps a histogram now.
+  std::optional<Latencies> latencies;
 };
 Activity activity(const Sample& before, const Sample& now);
 

@@ -50,7 +50,7 @@ def test_stat_counts_what_is_done(lab):
             disk.read(i * PIECE, 2 * PIECE)
         for _ in range(30):
             found, ops = only(watch.next())
-            assert found["dev_id"] == device.id and found["name"] == "watched"
+            assert found["dev_id"] == device.id and found["name"] == "watched" and ops["read"]["p99_below_ns"] is None
             total["read"] += ops["read"]["count"]
             total["write"] += ops["write"]["count"]
             total["bytes"] += ops["read"]["bytes"] + ops["write"]["bytes"]
@@ -135,6 +135,14 @@ def test_metrics_are_openmetrics_and_count_what_is_done(lab):
     def grown(name, **labels):
         return value(after, name, device=disk, **labels) - value(before, name, device=disk, **labels)
 
+    with Watch("m1", 1) as watch, Opened(device.path) as opened:
+        watch.next()
+        opened.write(0, b"x" * PIECE)
+        for _ in range(30):
+            _, ops = only(watch.next())
+            if ops["write"]["count"]:
+                break
+    assert 0 < ops["write"]["p50_below_ns"] <= ops["write"]["p99_below_ns"] and ops["read"]["p99_below_ns"] == 0, ops
     assert grown("io_total", op="write") == 7 and grown("io_bytes_total", op="write") == 7 * PIECE
     assert grown("requests_total", verdict="redirected") == 7 and grown("requests_total", verdict="passed") == 0
     assert grown("program_latency_seconds_count", op="write") == 7 and grown("program_latency_seconds_sum", op="write") > 0
