@@ -5,6 +5,10 @@ import os
 import subprocess
 
 import cli
+import pytest
+
+# what is asked of the kernel here is in the engine, which both faces share
+pytestmark = pytest.mark.one_face
 
 
 def test_demonstration_on_this_host():

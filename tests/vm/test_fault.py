@@ -11,6 +11,9 @@ from blockio import MIB, Opened, assert_same, fio_verify, pattern, random_fill
 from cli import wait_for
 from test_kill import Background, kill_server, quiesced
 
+# what is asked of the kernel here is in the engine, which both faces share
+pytestmark = pytest.mark.one_face
+
 
 def add_fault(lab, *rules, size_mib=8, **opts):
     """A fault device over a loop on a raw disk full of random data, and the disk."""

@@ -11,6 +11,9 @@ from blockio import MIB, Opened
 from cli import wait_for
 from clones import (OPS, SIZE, THREADS, Model, Writers, add, by_both, check_clean, delta, golden, holds, kill, layer, layers_of, refused, snapshot, take_over, where)
 
+# what is asked of the kernel here is in the engine, which both faces share
+pytestmark = pytest.mark.one_face
+
 
 def flattened(device, **opts):
     return cli.ok("flatten", "-n", device.id, *cli.options(opts))

@@ -4,8 +4,12 @@
 import re
 
 import cli
+import pytest
 from blockio import MIB, Opened
 from test_kill import kill_server, quiesced
+
+# what is asked of the kernel here is in the engine, which both faces share
+pytestmark = pytest.mark.one_face
 
 ONE_DEVICE = "add, recover, takeover, snapshot, fork, reset, flatten, attach, detach, drain, stop, quiesce, resize, set-affinity"
 ROW = re.compile(r"^\| `([^`]+)` \| ([a-z, ]+) \|", re.MULTILINE)

@@ -11,6 +11,9 @@ from blockio import MIB, Opened, fio, fio_verify
 from test_complete import BIOS, bad_blocks
 from test_kill import kill_server, quiesced
 
+# what is asked of the kernel here is in the engine, which both faces share
+pytestmark = pytest.mark.one_face
+
 SLOW_NS = 20_000_000
 
 

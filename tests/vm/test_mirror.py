@@ -13,6 +13,9 @@ from test_complete import bad_blocks, repaired
 from test_kill import Background, kill_server, quiesced
 from test_order import flushes
 
+# what is asked of the kernel here is in the engine, which both faces share
+pytestmark = pytest.mark.one_face
+
 SIZE = 4 * MIB
 LEN = 16384
 # of regions that the program reads from leg 0 and from leg 1

@@ -14,6 +14,9 @@ from lab import sh
 from leftovers import nothing_is_left  # noqa: F401 (a fixture)
 from test_kill import kill_server, quiesced
 
+# what is asked of the kernel here is in the engine, which both faces share
+pytestmark = pytest.mark.one_face
+
 # what the kernel escapes in its table of mounts, and what is not UTF-8
 NAMES = [b"plain", b"my disk", b"tab\there", b"new\nline", b"back\\slash", b"octal\\040", b" ends ", b"\xff\xfe", "größe #1".encode()]
 CONTENT = os.urandom(MIB)

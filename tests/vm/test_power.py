@@ -14,6 +14,9 @@ from clones import layer
 from lab import sh
 from write_log import LoggedDisk, Replay, copy_disk
 
+# what is asked of the kernel here is in the engine, which both faces share
+pytestmark = pytest.mark.one_face
+
 DISK = 32 * MIB
 SIZE = 4 * MIB
 SECTOR = 512

@@ -22,6 +22,9 @@ import pytest
 from blockio import MIB, Opened
 from cli import wait_for
 
+# what is asked of the kernel here is in the engine, which both faces share
+pytestmark = pytest.mark.one_face
+
 BLOCK = re.compile(r"^```(\w+) *(.*)\n((?:.*\n)*?)```$", re.MULTILINE)
 COMMENT = re.compile(r"\s#\s+(.*)$")
 README = cli.TREE / "README.md"

@@ -21,6 +21,9 @@ import pytest
 from blockio import MIB, Opened
 from cli import wait_for
 
+# what is asked of the kernel here is in the engine, which both faces share
+pytestmark = pytest.mark.one_face
+
 SUITE = Path(os.environ.get("UBLK_BPF_SELFTESTS", cli.TREE / "build/selftests"))
 OURS = cli.TREE / "tests/selftests"
 # Makes the reference instead: with kublk itself.

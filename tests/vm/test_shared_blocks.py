@@ -11,6 +11,9 @@ from test_badsqe import AT, LEN, READ, WRITE, grown, knobs_of, submit
 from test_fs import SIZE, skip_unless_known
 from test_stacking import attach_fds
 
+# what is asked of the kernel here is in the engine, which both faces share
+pytestmark = pytest.mark.one_face
+
 
 @pytest.fixture
 def shared(lab):

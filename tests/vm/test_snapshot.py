@@ -18,6 +18,9 @@ from clones import (OPS, SIZE, THREADS, Model, Writers, add, by_both, check_clea
                     refused, snapshot, take_over, where)
 from lab import sh
 
+# what is asked of the kernel here is in the engine, which both faces share
+pytestmark = pytest.mark.one_face
+
 
 @by_both
 @pytest.mark.parametrize("block", [4096, 65536])

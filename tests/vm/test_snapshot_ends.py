@@ -12,6 +12,9 @@ from cli import wait_for
 from clones import add, by_both, check_clean, delta, golden, holds, layer, refused, snapshot, take_over, where
 from lab import sh
 
+# what is asked of the kernel here is in the engine, which both faces share
+pytestmark = pytest.mark.one_face
+
 
 # each system call of the new server at which it can be killed, of these kinds
 CALLS = ["linkat", "renameat", "fsync", "fdatasync", "flock"]

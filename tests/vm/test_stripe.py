@@ -11,6 +11,9 @@ from lab import sysfs
 from test_kill import kill_server, quiesced
 from test_order import flushes
 
+# what is asked of the kernel here is in the engine, which both faces share
+pytestmark = pytest.mark.one_face
+
 K64 = 65536
 
 

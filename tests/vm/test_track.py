@@ -21,6 +21,9 @@ from cli import wait_for
 from clones import Model, kill, kill_and_recover, refused, take_over
 from lab import sh, sysfs
 
+# what is asked of the kernel here is in the engine, which both faces share
+pytestmark = pytest.mark.one_face
+
 SIZE = 8 * MIB
 BLOCK = 65536
 OPS = int(os.environ.get("UBLK_BPF_TRACK_OPS", 400 if cli.FULL else 60))

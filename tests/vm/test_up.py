@@ -12,6 +12,9 @@ from cli import wait_for
 from lab import sh
 from test_kill import kill_server, quiesced
 
+# what is asked of the kernel here is in the engine, which both faces share
+pytestmark = pytest.mark.one_face
+
 
 class Configs:
     def __init__(self, lab):

@@ -12,6 +12,9 @@ import openmetrics
 import pytest
 from blockio import MIB, Load, Opened
 
+# what is asked of the kernel here is in the engine, which both faces share
+pytestmark = pytest.mark.one_face
+
 EXAMPLES = cli.TREE / "packaging/examples"
 PIECE = 4096
 
