@@ -40,6 +40,7 @@ def test_attach_replace_and_detach_under_verified_io(lab):
     assert_same(device.path, disk, 16 * MIB)
 
 
+@pytest.mark.full
 def test_command_attaches_replaces_and_detaches_under_verified_io(lab):
     device, disk = lab.loop_device(16, q=2)
     steps = [("loop", {}), ("mixed", {"replace": True}), ("subprog", {"replace": True, "no_inline": True})]

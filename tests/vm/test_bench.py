@@ -45,6 +45,7 @@ def figures(result):
     return {(c["path"], c["rw"], c["bs"], c["qd"]): c for c in result["cells"]}
 
 
+@pytest.mark.full
 @needs_tracing
 def test_host_measures_null_blk_and_takes_all_of_it_away(lab):
     before = machine()
