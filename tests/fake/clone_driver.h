@@ -2,7 +2,7 @@
 #pragma once
 
 #include <gtest/gtest.h>
-#include <linux/ublk_cmd.h>
+#include "sys/ublk_cmd.h"
 #include <unistd.h>
 
 #include <algorithm>

@@ -2,7 +2,7 @@
 #include "device/driver_flags.h"
 
 #include <gtest/gtest.h>
-#include <linux/ublk_cmd.h>
+#include "sys/ublk_cmd.h"
 
 #include <cerrno>
 
