@@ -28,6 +28,8 @@
 #        FACE=module       ... on this one,  ARGS="--json FILE"  ... with these options for bench/run
 #   make bench-report    ublk-bpf bench: what an I/O costs on each data path and who pays, with plots, into ublk-bpf-bench/
 #        ARGS="--full"     ... with these options for it
+#   make packages        Debian packages into build/packages, built in a clean root from the source package alone (scripts/packages)
+#        ARGS="--twice"    ... and a second time, elsewhere: both must be the same to the byte
 #   make build           the loader (build/loader/ublk-bpf, man, completion), the programs (build/bpf) and the unit tests
 #   make check           does the tree keep the house's rules?
 #   make check-series    is the kernel series fit to be sent?
@@ -45,7 +47,7 @@ SUITES ?= check unit module type $(STOCK) fuzz bench debug selftests kill fuzz-s
 fetched = $(sort $(if $(filter module,$(1)),stock source) $(if $(filter type debug patched,$(1)),source) \
 	$(filter stock-%,$(1)))
 
-.PHONY: help build check test test-full test-debug test-kill test-fuzz test-asan test-tsan fuzz bench bench-report demo check-series selftests selftests-reference clean distclean
+.PHONY: help build check packages test test-full test-debug test-kill test-fuzz test-asan test-tsan fuzz bench bench-report demo check-series selftests selftests-reference clean distclean
 .NOTPARALLEL:
 
 help:
@@ -121,6 +123,10 @@ bench-report:
 	@scripts/prepare guest $(call fetched,$(FACE))
 	@scripts/build ublk-bpf bpf-objects
 	@$$(scripts/portable) bench $(ARGS)
+
+packages:
+	@scripts/prepare stock
+	@scripts/packages $(ARGS)
 
 demo:
 	@KERNEL="$(KERNEL)" NATIVE="$(NATIVE)" scripts/demo
