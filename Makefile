@@ -30,6 +30,8 @@
 #        ARGS="--full"     ... with these options for it
 #   make packages        Debian packages into build/packages, built in a clean root from the source package alone (scripts/packages)
 #        ARGS="--twice"    ... and a second time, elsewhere: both must be the same to the byte
+#   make test-packages   installs them on a Debian 13 host in a virtual machine by the commands of docs/install.md, reboots, updates, removes
+#        T="STEP ..."      ... only these steps of tests/packages/run.py and what they need
 #   make build           the loader (build/loader/ublk-bpf, man, completion), the programs (build/bpf) and the unit tests
 #   make check           does the tree keep the house's rules?
 #   make check-series    is the kernel series fit to be sent?
@@ -42,12 +44,12 @@ STOCK = stock-7.2 stock-6.18 stock-6.12
 FACE ?= module type $(if $(filter test,$(MAKECMDGOALS)),$(if $(T),,$(STOCK)))
 KERNEL ?= module
 T ?=
-SUITES ?= check unit module type $(STOCK) fuzz bench debug selftests kill fuzz-sqes asan tsan
+SUITES ?= check unit module type $(STOCK) fuzz bench packages debug selftests kill fuzz-sqes asan tsan
 # kublk and the kernel's selftests come with the kernel's source.
 fetched = $(sort $(if $(filter module,$(1)),stock source) $(if $(filter type debug patched,$(1)),source) \
 	$(filter stock-%,$(1)))
 
-.PHONY: help build check packages test test-full test-debug test-kill test-fuzz test-asan test-tsan fuzz bench bench-report demo check-series selftests selftests-reference clean distclean
+.PHONY: help build check packages test-packages test test-full test-debug test-kill test-fuzz test-asan test-tsan fuzz bench bench-report demo check-series selftests selftests-reference clean distclean
 .NOTPARALLEL:
 
 help:
@@ -127,6 +129,10 @@ bench-report:
 packages:
 	@scripts/prepare stock
 	@scripts/packages $(ARGS)
+
+test-packages:
+	@scripts/prepare stock
+	@scripts/test-packages $(T)
 
 demo:
 	@KERNEL="$(KERNEL)" NATIVE="$(NATIVE)" scripts/demo
