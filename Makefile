@@ -8,11 +8,12 @@
 #        NATIVE=1          ... on this host, as root
 #   make test            the quick tests: unit, and in virtual machines with both faces of the kernel part, and stock kernels without
 #        FACE=module       ... only the stock kernel with our module (struct_ops), or
+#        FACE=module-6.12  ... only another stock kernel with our module; also module-7.3
 #        FACE=type         ... only the patched kernel (BPF_PROG_TYPE_UBLK), or
 #        FACE=stock-6.12   ... only this stock kernel as it is; also stock-6.18, stock-7.2
 #        T="ARGS"          ... with these arguments for pytest, as in T="test_cli.py -x" (no unit tests)
-#   make test-full       everything: the above with its slow tests (UBLK_BPF_FULL=1), test-debug, selftests, test-kill, test-fuzz,
-#                         test-asan, test-tsan; says how long each takes. Hours.
+#   make test-full       everything: the above with its slow tests (UBLK_BPF_FULL=1), the module on linux 6.12 and 7.3, test-debug,
+#                         selftests, test-kill, test-fuzz, test-asan, test-tsan; says how long each takes. Hours.
 #        SUITES="..."      ... only these, as in SUITES="module debug" (scripts/test)
 #   make test-debug      attach, kill, verify and memory tests on a kernel with KASAN, lockdep, PROVE_RCU, UBSAN
 #   make test-kill       200 times kill -9 of the server under writes, over all recovery modes and data paths
@@ -35,6 +36,7 @@
 #   make build           the loader (build/loader/ublk-bpf, man, completion), the programs (build/bpf) and the unit tests
 #   make check           does the tree keep the house's rules?
 #   make check-series    is the kernel series fit to be sent?
+#   make check-hooks     do the module's hooks apply to every kernel source that Debian has now? (2 GB, once)
 #   make clean           removes build/;  make distclean also the cache
 
 MAKEFLAGS += --no-print-directory
@@ -44,12 +46,14 @@ STOCK = stock-7.2 stock-6.18 stock-6.12
 FACE ?= module type $(if $(filter test,$(MAKECMDGOALS)),$(if $(T),,$(STOCK)))
 KERNEL ?= module
 T ?=
-SUITES ?= check unit module type $(STOCK) fuzz bench packages debug selftests kill fuzz-sqes asan tsan
+# other kernels that the module can be built for
+MODULES = module-6.12 module-7.3
+SUITES ?= check unit module $(MODULES) type $(STOCK) fuzz bench packages debug selftests kill fuzz-sqes asan tsan
 # kublk and the kernel's selftests come with the kernel's source.
 fetched = $(sort $(if $(filter module,$(1)),stock source) $(if $(filter type debug patched,$(1)),source) \
-	$(filter stock-%,$(1)))
+	$(filter stock-% module-%,$(1)))
 
-.PHONY: help build check packages test-packages test test-full test-debug test-kill test-fuzz test-asan test-tsan fuzz bench bench-report demo check-series selftests selftests-reference clean distclean
+.PHONY: help build check packages test-packages test test-full test-debug test-kill test-fuzz test-asan test-tsan fuzz bench bench-report demo check-hooks check-series selftests selftests-reference clean distclean
 .NOTPARALLEL:
 
 help:
@@ -70,7 +74,7 @@ else
 endif
 
 test-full:
-	@scripts/prepare guest stock source $(STOCK)
+	@scripts/prepare guest stock source $(STOCK) $(MODULES)
 	@scripts/build
 	@UBLK_BPF_FULL=1 FUZZ_SECONDS=$${FUZZ_SECONDS:-60} scripts/test $(SUITES)
 
@@ -144,6 +148,9 @@ check:
 check-series:
 	@scripts/prepare source
 	@kernel/scripts/check-series
+
+check-hooks:
+	@kernel/scripts/check-hooks
 
 clean:
 	rm -rf build

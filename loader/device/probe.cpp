@@ -46,8 +46,10 @@ constexpr std::array kFlags = {
 };
 
 constexpr const char* kBpfHow =
-    "on a stock kernel 7.2: build and load the replacement ublk_drv module of "
-    "kernel/module; or boot a kernel with the series of kernel/patches";
+    "on a Debian kernel 6.12, 7.2 or 7.3: load the replacement ublk_drv module "
+    "(package ublk-bpf-dkms, or kernel/scripts/build-module), signed by a key "
+    "that this host knows where Secure Boot is on; or boot a kernel with the "
+    "series of kernel/patches";
 
 std::string bpf_how(const FaceInfo& face, uint64_t features) {
   if (!face.has_btf) return "a kernel with CONFIG_DEBUG_INFO_BTF";

@@ -6,15 +6,20 @@ UBLK_BPF_TEST_OBJ_DIR hold the programs. On a stock kernel (UBLK_BPF_FACE is
 stock-SERIES) only what needs no face can run: what scripts/test names of it,
 without the tests that are marked `face`. Tests that are marked `full` take long
 and have a quicker one of their kind beside them: they run with UBLK_BPF_FULL=1
-(make test-full). So does what is marked `one_face` on the patched kernel: it is
-about the server more than about the kernel, and runs on the module's kernel
-always. With UBLK_BPF_QUICK=1 (a whole suite of make test) only one case of each
+(make test-full). So does what is marked `one_face` on the patched kernel, and on
+the other kernels that there is a module for (module-SERIES): it is about the
+server more than about the kernel, and runs on the module's first kernel always.
+A test that fails because the driver of such a kernel lacks a feature is skipped:
+the command has said which, and the driver says that it has it not. With
+UBLK_BPF_QUICK=1 (a whole suite of make test) only one case of each
 test runs, another one on each face. Each test fails on what the kernel complains
 about meanwhile, and leaves no device behind.
 """
 
+import functools
 import itertools
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -31,6 +36,8 @@ REPORTS = Path(os.environ["UBLK_BPF_REPORTS"]) if "UBLK_BPF_REPORTS" in os.envir
 
 FACE = os.environ.get("UBLK_BPF_FACE", "")
 STOCK = FACE.startswith("stock-")
+# not the first kernel that a test has been run on
+SECOND = FACE == "type" or FACE.startswith("module-")
 # A quick run has one case of each test: the last one on the patched kernel, the
 # first one elsewhere, where what is marked `every` runs in all of its cases.
 QUICK = os.environ.get("UBLK_BPF_QUICK") == "1" and not cli.FULL
@@ -42,7 +49,7 @@ collect_ignore = [] if STOCK else ["test_matrix.py"]
 def pytest_configure(config):
     config.addinivalue_line("markers", "face: needs a kernel with the BPF part of ublk")
     config.addinivalue_line("markers", "full: takes long; runs with UBLK_BPF_FULL=1, as in make test-full")
-    config.addinivalue_line("markers", "one_face: on the patched kernel it is like `full`, elsewhere it runs always")
+    config.addinivalue_line("markers", "one_face: on the patched kernel and on module-SERIES it is like `full`, elsewhere it runs always")
     config.addinivalue_line("markers", "every: a quick run has all of its cases too, except on the patched kernel")
 
 
@@ -58,7 +65,7 @@ def quick(items):
 def pytest_collection_modifyitems(config, items):
     unwanted = ["face"] if STOCK else []
     if not cli.FULL:
-        unwanted += ["full", "one_face"] if FACE == "type" else ["full"]
+        unwanted += ["full", "one_face"] if SECOND else ["full"]
     wanted = [item for item in items if not any(map(item.get_closest_marker, unwanted))]
     if QUICK:
         wanted = quick(wanted)
@@ -81,6 +88,30 @@ def pytest_sessionfinish(session):
     for report in unread_reports():
         print(f"\na sanitizer's report after the last test: {report}")
         session.exitstatus = 1
+
+
+@functools.cache
+def driver_features():
+    return set(cli.ok("features")["features"])
+
+
+def lacking(text):
+    """The feature that an error names as missing, if the driver says so too."""
+    for said in re.findall(r"(?:needs|lacks|has no|that has) UBLK_F_(\w+)", text):
+        if said.lower() not in driver_features():
+            return f"UBLK_F_{said}"
+    return None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if FACE.startswith("module-") and report.failed and call.when != "teardown":
+        missing = lacking(str(call.excinfo.value))
+        if missing:
+            report.outcome = "skipped"
+            report.longrepr = (str(item.path), item.location[1], f"Skipped: this kernel's ublk_drv has no {missing}")
+    return report
 
 
 @pytest.fixture(autouse=True)
