@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from claims import Claims, Stop
-from machine import Machine
+from machine import SCALE, Machine
 
 TREE = Path(__file__).resolve().parents[2]
 PAGE = (TREE / "docs/install.md").read_text()
@@ -56,7 +56,7 @@ class Host:
         return next((d for d in devices if d.get("name") == name), None)
 
     def wait(self, what, command, timeout=120):
-        until = time.monotonic() + timeout
+        until = time.monotonic() + timeout * SCALE
         while True:
             outcome = self.run(command)
             if outcome.status == 0:
