@@ -32,6 +32,7 @@
 #   make packages        Debian packages into build/packages, built in a clean root from the source package alone (scripts/packages)
 #        ARGS="--twice"    ... and a second time, elsewhere: both must be the same to the byte
 #   make test-packages   installs them on a Debian 13 host in a virtual machine by the commands of docs/install.md, reboots, updates, removes
+#        T=root            ... only what needs no host that runs: apt, dpkg and DKMS in its file system
 #        T="STEP ..."      ... only these steps of tests/packages/run.py and what they need
 #   make build           the loader (build/loader/ublk-bpf, man, completion), the programs (build/bpf) and the unit tests
 #   make check           does the tree keep the house's rules?
