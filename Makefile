@@ -29,6 +29,11 @@
 #        FACE=module       ... on this one,  ARGS="--json FILE"  ... with these options for bench/run
 #   make bench-report    ublk-bpf bench: what an I/O costs on each data path and who pays, with plots, into ublk-bpf-bench/
 #        ARGS="--full"     ... with these options for it
+#   make packages        Debian packages into build/packages, built in a clean root from the source package alone (scripts/packages)
+#        ARGS="--twice"    ... and a second time, elsewhere: both must be the same to the byte
+#   make test-packages   installs them on a Debian 13 host in a virtual machine by the commands of docs/install.md, reboots, updates, removes
+#        T=root            ... only what needs no host that runs: apt, dpkg and DKMS in its file system
+#        T="STEP ..."      ... only these steps of tests/packages/run.py and what they need
 #   make build           the loader (build/loader/ublk-bpf, man, completion), the programs (build/bpf) and the unit tests
 #   make check           does the tree keep the house's rules?
 #   make check-series    is the kernel series fit to be sent?
@@ -44,12 +49,12 @@ KERNEL ?= module
 T ?=
 # other kernels that the module can be built for
 MODULES = module-6.12 module-7.3
-SUITES ?= check unit module $(MODULES) type $(STOCK) fuzz bench debug selftests kill fuzz-sqes asan tsan
+SUITES ?= check unit module $(MODULES) type $(STOCK) fuzz bench packages debug selftests kill fuzz-sqes asan tsan
 # kublk and the kernel's selftests come with the kernel's source.
 fetched = $(sort $(if $(filter module,$(1)),stock source) $(if $(filter type debug patched,$(1)),source) \
 	$(filter stock-% module-%,$(1)))
 
-.PHONY: help build check test test-full test-debug test-kill test-fuzz test-asan test-tsan fuzz bench bench-report demo check-hooks check-series selftests selftests-reference clean distclean
+.PHONY: help build check packages test-packages test test-full test-debug test-kill test-fuzz test-asan test-tsan fuzz bench bench-report demo check-hooks check-series selftests selftests-reference clean distclean
 .NOTPARALLEL:
 
 help:
@@ -125,6 +130,14 @@ bench-report:
 	@scripts/prepare guest $(call fetched,$(FACE))
 	@scripts/build ublk-bpf bpf-objects
 	@$$(scripts/portable) bench $(ARGS)
+
+packages:
+	@scripts/prepare stock
+	@scripts/packages $(ARGS)
+
+test-packages:
+	@scripts/prepare stock
+	@scripts/test-packages $(T)
 
 demo:
 	@KERNEL="$(KERNEL)" NATIVE="$(NATIVE)" scripts/demo

@@ -97,6 +97,18 @@ cached() {
 	exec {fd}>&-
 }
 
+# tsc_khz: the frequency of this host's TSC in kHz, measured once each time that the host was started.
+make_tsc() {
+	"$REPO/scripts/in-root" gcc -O2 -o "$1/tsc-khz" "$REPO/scripts/tsc-khz.c"
+	"$REPO/scripts/in-root" "$1/tsc-khz" >"$1/khz"
+}
+tsc_khz() {
+	local boot
+	boot=tsc/$(key_of "$(cat /proc/sys/kernel/random/boot_id)" "$REPO/scripts/tsc-khz.c")
+	cached "$boot" make_tsc
+	cat "$CACHE/$boot/khz"
+}
+
 # Removes a tree that may hold files of root's.
 remove_tree() {
 	rm -rf --one-file-system -- "$1" 2>/dev/null || as_root rm -rf --one-file-system -- "$1"

@@ -8,9 +8,8 @@ namespace ublk::cli {
 void define_own(Arguments& command, Options& options) {
   command.device(options.dev_id, true);
   command.footer(
-      "For udev: packaging/60-ublk-bpf.rules runs it when a device appears "
-      "that "
-      "was added with --unprivileged.\n"
+      "For udev: examples/60-ublk-bpf-users.rules runs it when a device "
+      "appears that was added with --unprivileged.\n"
       "Example:\n"
       "  ublk-bpf own -n 0");
 }

@@ -3,7 +3,6 @@
 
 #include <linux/ioctl.h>
 #include <linux/types.h>
-#include <linux/ublk_cmd.h>
 #include <sched.h>
 #include <ublk_bpf.h>
 
@@ -18,6 +17,7 @@
 
 #include "ctrl/executor.h"
 #include "sys/error.h"
+#include "sys/ublk_cmd.h"
 #include "sys/unique_fd.h"
 
 namespace ublk {

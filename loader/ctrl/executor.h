@@ -3,7 +3,6 @@
 
 #include <linux/ioctl.h>
 #include <linux/types.h>
-#include <linux/ublk_cmd.h>
 
 #include <chrono>
 #include <cstddef>
@@ -13,6 +12,7 @@
 #include <string>
 
 #include "sys/error.h"
+#include "sys/ublk_cmd.h"
 #include "sys/unique_fd.h"
 
 struct io_uring;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 #include "device/driver_flags.h"
 
-#include <linux/ublk_cmd.h>
-
 #include <cerrno>
+
+#include "sys/ublk_cmd.h"
 
 namespace ublk {
 

@@ -103,8 +103,9 @@ Result<void> wait_for_node(const Workplace& place, uint32_t dev_id) {
       return std::unexpected(
           Error::sys(EACCES,
                      fmt("{}: {}", device_name(dev_id), char_path(dev_id)))
-              .hint(fmt("packaging/60-ublk-bpf.rules for udev gives it to its "
-                        "owner; root can: ublk-bpf own -n {}, or del -n {}",
+              .hint(fmt("udev gives it to its owner with the example "
+                        "60-ublk-bpf-users.rules; root can: ublk-bpf own -n "
+                        "{}, or del -n {}",
                         dev_id, dev_id)));
     std::this_thread::sleep_for(kRetryPeriod);
   }

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <liburing.h>
-#include <linux/ublk_cmd.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -12,6 +11,7 @@
 
 #include "server/target.h"
 #include "sys/error.h"
+#include "sys/ublk_cmd.h"
 
 namespace ublk {
 

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <liburing.h>
-#include <linux/ublk_cmd.h>
 
 #include <cstdint>
 #include <span>
@@ -11,6 +10,7 @@
 
 #include "server/target.h"
 #include "sys/error.h"
+#include "sys/ublk_cmd.h"
 
 namespace ublk {
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "server/fault_rule.h"
 
-#include <linux/ublk_cmd.h>
 #include <string.h>
 
 #include <array>
@@ -11,6 +10,7 @@
 
 #include "ctrl/control.h"
 #include "sys/sizes.h"
+#include "sys/ublk_cmd.h"
 
 namespace ublk {
 

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <liburing.h>
-#include <linux/ublk_cmd.h>
 #include <ublk_bpf.h>
 
 #include <cstdint>
@@ -16,6 +15,7 @@
 #include "server/steps.h"
 #include "sys/backing.h"
 #include "sys/error.h"
+#include "sys/ublk_cmd.h"
 
 namespace ublk {
 

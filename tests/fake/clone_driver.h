@@ -2,7 +2,6 @@
 #pragma once
 
 #include <gtest/gtest.h>
-#include <linux/ublk_cmd.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -20,6 +19,7 @@
 #include "server/clone.h"
 #include "server/target.h"
 #include "sys/ring.h"
+#include "sys/ublk_cmd.h"
 
 namespace ublk {
 

@@ -2,9 +2,10 @@
 #include "device/driver_flags.h"
 
 #include <gtest/gtest.h>
-#include <linux/ublk_cmd.h>
 
 #include <cerrno>
+
+#include "sys/ublk_cmd.h"
 
 namespace ublk {
 namespace {

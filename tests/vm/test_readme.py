@@ -2,7 +2,8 @@
 """
 What README.md and docs/*.md tell people to type does what they say. The word after `sh` says where: `guest` blocks are run here, line by
 line, in a directory that has the programs' objects; of `tracing` the same holds where the kernel has tracepoints; `make` blocks name
-targets of the Makefile; `host` blocks change a real host; `author` blocks compile (tests/scripts/test_docs.py).
+targets of the Makefile; `host` blocks change a real host; `author` blocks compile (tests/scripts/test_docs.py), and `installed` ones are run by
+tests/packages.
 
 After each line every device that can serve I/O is written to and read, directly or through its file system, and what was written must be
 in the files that `list` names. What a line's comment says, and what the text says of a line, is in CLAIMS: a comment without a row fails.
@@ -29,7 +30,7 @@ BLOCK = re.compile(r"^```(\w+) *(.*)\n((?:.*\n)*?)```$", re.MULTILINE)
 COMMENT = re.compile(r"\s#\s+(.*)$")
 README = cli.TREE / "README.md"
 PAGES = [README, *sorted((cli.TREE / "docs").glob("*.md"))]
-KINDS = ("guest", "tracing", "make", "host", "author")
+KINDS = ("guest", "tracing", "make", "host", "author", "installed")
 PIECE = 4096
 
 
@@ -243,7 +244,7 @@ def make_images(where, size):
 
 def test_every_command_says_where_it_is_run():
     for page in PAGES:
-        unknown = [info for info, _ in blocks(page) if info not in KINDS]
+        unknown = [info for info, _ in blocks(page) if info.split()[0] not in KINDS]
         assert not unknown, f"{page.name} has blocks that no test looks at: {unknown}"
     assert blocks(README, "guest") and blocks(README, "make")
 

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: MIT
+"""Claims that are checked in turn: each is a test case, and one that fails is said at once and does not end the run, unless others need it."""
+
+import contextlib
+import time
+from xml.sax.saxutils import quoteattr
+
+from machine import Lost
+
+
+class Stop(Exception):
+    """What follows cannot be tested."""
+
+
+class Claims:
+    def __init__(self, name, say):
+        self.name, self.say = name, say
+        self.cases = []
+
+    @contextlib.contextmanager
+    def claim(self, text, needed=False):
+        began = time.monotonic()
+        failure = None
+        try:
+            yield
+        except (AssertionError, Lost) as e:
+            failure = str(e) or repr(e)
+            stop = Stop(text) if needed or isinstance(e, Lost) else None
+        seconds = time.monotonic() - began
+        self.cases.append((text, seconds, failure))
+        self.say(f"{'FAILED' if failure else 'ok'}: {text} ({seconds:.0f} s)" + (f"\n{failure}" if failure else ""))
+        if failure and stop:
+            raise stop
+
+    def failed(self):
+        return sum(1 for _, _, failure in self.cases if failure)
+
+    def write(self, path):
+        lines = [f'<testsuites><testsuite name={quoteattr(self.name)} tests="{len(self.cases)}" failures="{self.failed()}" errors="0" skipped="0">']
+        for text, seconds, failure in self.cases:
+            lines.append(f'<testcase classname={quoteattr(self.name)} name={quoteattr(text)} time="{seconds:.1f}">')
+            if failure:
+                clean = "".join(c for c in failure if c >= " " or c in "\n\t")
+                lines.append(f"<failure message={quoteattr(clean)}/>")
+            lines.append("</testcase>")
+        lines.append("</testsuite></testsuites>")
+        path.write_text("\n".join(lines) + "\n")
