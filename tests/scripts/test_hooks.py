@@ -124,15 +124,15 @@ class Pick(Case):
         driver = self.tree / "ublk_drv.c"
         return done, driver.read_text() if driver.exists() else None
 
-    def install_source(self, driver, version, headers):
+    def install_source(self, driver, version, headers, status="installed"):
         source = self.top / "linux-source-9.1/drivers/block"
         source.mkdir(parents=True)
         (source / "ublk_drv.c").write_text(driver)
         (self.top / "src").mkdir()
         with tarfile.open(self.top / "src/linux-source-9.1.tar.xz", "w:xz") as tar:
             tar.add(self.top / "linux-source-9.1", "linux-source-9.1")
-        self.tool("dpkg-query", f'case $* in *linux-source-9.1) echo "installed {version}" ;; '
-                                f'*linux-headers-{KERNEL}) echo "installed {headers}" ;; *) exit 1 ;; esac')
+        self.tool("dpkg-query", f'case $* in *linux-source-9.1) echo "{status} {version}" ;; '
+                                f'*linux-headers-{KERNEL}) echo "{status} {headers}" ;; *) exit 1 ;; esac')
 
     def test_the_newest_that_is_not_newer(self):
         for kernel, n in ("9.1.3", 3), ("9.1.4+deb99", 3), (KERNEL, 5), ("9.1.10-rt-amd64", 10), ("9.1.99", 10), ("9.1.1", 3):
@@ -143,6 +143,20 @@ class Pick(Case):
         self.install_source(DRIVER, "9.1.7-1", "9.1.7-1")
         done, driver = self.pick(KERNEL)
         self.assertEqual((done.returncode, "\tlater();" in driver, "linux-source-9.1 9.1.7-1" in done.stdout), (0, True, True), done.stderr)
+
+    def test_also_while_the_kernel_s_packages_are_being_installed(self):
+        """Whose scripts start dkms before dpkg calls them installed."""
+        for n, status in enumerate(("unpacked", "half-configured", "triggers-pending", "config-files")):
+            if n:
+                for left in ("linux-source-9.1", "src"):
+                    shutil.rmtree(self.top / left)
+            self.install_source(DRIVER, "9.1.7-1", "9.1.7-1", status)
+            done, driver = self.pick(KERNEL)
+            self.assertEqual((done.returncode, "\tlater();" in driver), (0, status != "config-files"), status)
+
+    def test_a_driver_of_an_older_version_is_told(self):
+        self.assertIn("gets the ublk driver of Linux 9.1.5", self.pick(KERNEL)[0].stderr)
+        self.assertEqual(self.pick("9.1.5")[0].stderr, "")
 
     def test_not_that_of_another_version(self):
         self.install_source(DRIVER, "9.1.7-2", "9.1.7-1")
@@ -156,7 +170,8 @@ class Pick(Case):
 
     def fails(self, kernel, why):
         done, driver = self.pick(kernel)
-        self.assertEqual((done.returncode, driver), (1, None))
+        # dkms skips the kernel, whose installation goes on
+        self.assertEqual((done.returncode, driver), (77, None))
         self.assertEqual((len(done.stderr.splitlines()), why in done.stderr), (1, True), done.stderr)
         # what an older dkms goes on to does not begin
         make = self.run_in("make", "-C", self.tree, "-f", "Kbuild", "src=.")
