@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <memory>
 
@@ -22,6 +23,24 @@
 namespace ublk {
 
 namespace {
+
+// What reads by direct I/O need, where that is less than writes do: of
+// include/uapi/linux/stat.h since Linux 6.14. Debian 13's headers are of 6.12.
+#ifdef STATX_DIO_READ_ALIGN
+uint32_t read_offset_align(const struct statx& stx) {
+  return stx.stx_dio_read_offset_align;
+}
+#else
+constexpr uint32_t STATX_DIO_READ_ALIGN = 0x00020000;
+uint32_t read_offset_align(const struct statx& stx) {
+  constexpr size_t kWhere = 0xb4;
+  static_assert(kWhere + sizeof(uint32_t) <= sizeof(stx));
+  uint32_t align = 0;
+  std::memcpy(&align, reinterpret_cast<const char*>(&stx) + kWhere,
+              sizeof(align));
+  return align;
+}
+#endif
 
 Result<void> check_kind(const std::string& path, const struct stat& st) {
   if (S_ISREG(st.st_mode) || S_ISBLK(st.st_mode)) return {};
@@ -97,7 +116,7 @@ Result<void> learn_alignment(Backing& backing, const BackingOptions& options) {
     // Writes of extents that files share may need more.
     backing.offset_align =
         options.read_only && (stx.stx_mask & STATX_DIO_READ_ALIGN)
-            ? stx.stx_dio_read_offset_align
+            ? read_offset_align(stx)
             : stx.stx_dio_offset_align;
     backing.memory_align = stx.stx_dio_mem_align;
     return {};
