@@ -8,7 +8,8 @@ without the tests that are marked `face`. Tests that are marked `full` take long
 and have a quicker one of their kind beside them: they run with UBLK_BPF_FULL=1
 (make test-full). So does what is marked `one_face` on the patched kernel, and on
 the other kernels that there is a module for (module-SERIES): it is about the
-server more than about the kernel, and runs on the module's first kernel always.
+server, or about the engine that all share, more than about a kernel's driver,
+and runs on the module's first kernel always.
 A test that fails because the driver of such a kernel lacks a feature is skipped:
 the command has said which, and the driver says that it has it not. With
 UBLK_BPF_QUICK=1 (a whole suite of make test) only one case of each
