@@ -62,7 +62,6 @@ MODELS = {
 }
 
 
-@pytest.mark.every
 @pytest.mark.parametrize("which", MODELS)
 def test_random_io_is_what_it_is_in_memory(lab, which):
     opts, block, layers, kind = MODELS[which]
