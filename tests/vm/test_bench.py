@@ -95,6 +95,7 @@ def test_device_is_only_read_and_stays_as_it_is(lab):
     assert {"path": "raw", "why": "a file has no block device of its own"} in result["absent"]
 
 
+@pytest.mark.full
 @needs_tracing
 @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_run_leaves_nothing_but_its_result(lab, sig):
@@ -216,6 +217,7 @@ def openers(node):
     return found
 
 
+@pytest.mark.full
 @needs_tracing
 def test_disk_that_nobody_has_is_measured(lab):
     disk = lab.null_blk(64)
@@ -228,6 +230,7 @@ def test_disk_that_nobody_has_is_measured(lab):
     assert {"path": "dm-linear", "why": "would keep the others from the disk"} in result["absent"]
 
 
+@pytest.mark.full
 def test_used_wrongly(lab):
     refused("tape", cwd=lab.tmp, match="run, compare and report")
     refused("compare", "a.json", cwd=lab.tmp, match="2 results")

@@ -282,6 +282,7 @@ def test_read_that_fails_is_repeated_on_the_other_file(lab, requests):
     assert counters["rounds"] >= 16 and counters["failed"] == 0
 
 
+@pytest.mark.full
 @BIOS
 def test_completion_programs_come_and_go_under_verified_io(lab, requests):
     device, disk = lab.loop_device(16, q=2)

@@ -11,6 +11,7 @@ import pytest
 pytestmark = pytest.mark.one_face
 
 
+@pytest.mark.full
 def test_demonstration_on_this_host():
     command = cli.TREE / "build/portable/ublk-bpf"
     done = subprocess.run(

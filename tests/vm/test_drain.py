@@ -101,6 +101,7 @@ def test_drain_of_an_idle_device_is_quick_and_changes_nothing(lab):
         assert d.read(0, 65536) == pattern(0, 65536)
 
 
+@pytest.mark.full
 @BIOS
 def test_many_may_wait_at_once(lab, requests):
     slow = Slow(lab, requests)
@@ -123,6 +124,7 @@ def test_drain_that_takes_too_long_says_so_and_the_device_goes_on(lab):
     slow.drain()
 
 
+@pytest.mark.full
 def test_drain_that_is_killed_leaves_the_device_as_it_was(lab):
     slow = Slow(lab)
     reading = slow.begin()
@@ -137,6 +139,7 @@ def test_drain_that_is_killed_leaves_the_device_as_it_was(lab):
     slow.device.detach()
 
 
+@pytest.mark.full
 @BIOS
 def test_program_can_be_replaced_and_taken_off_while_it_is_drained(lab, requests):
     slow = Slow(lab, requests)

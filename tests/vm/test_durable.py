@@ -147,6 +147,7 @@ def test_flush_waits_for_the_files_of_all_programs_before(lab):
                 assert "could not be synced" in str(e), e
 
 
+@pytest.mark.full
 def test_many_replacements_lose_nothing(lab):
     """To and fro between two files, a write and a flush each time."""
     disks = [Disk(lab), Disk(lab)]

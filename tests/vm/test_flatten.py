@@ -104,6 +104,7 @@ def test_flatten_that_fails_says_why_and_the_device_lives(lab, where):
     refused(cli.run("flatten", "-n", lab.add("loop", golden, read_only=True).id, "--json"), "EINVAL", "recovery")
 
 
+@pytest.mark.full
 @pytest.mark.face
 def test_snapshot_after_a_flatten_that_nobody_waited_for_is_a_moment(lab, where):
     """The program that is attached then has more files than the chain, and the same maps."""

@@ -47,6 +47,7 @@ def digest(root):
     return h.hexdigest()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("fstype", ["ext4", "xfs"])
 @pytest.mark.parametrize("backing", ["raw", "ext4-sparse"])
 def test_file_system_lives_on_the_device(lab, fstype, backing):

@@ -213,6 +213,7 @@ def test_state_keeps_names_that_are_not_utf8(lab):
     assert "/50%25%FF" in text
 
 
+@pytest.mark.full
 @pytest.mark.face
 def test_cache_is_that_of_the_disk(lab):
     def cache(device):

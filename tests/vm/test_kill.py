@@ -153,6 +153,7 @@ def test_detach_replace_and_delete_work_without_a_server(lab):
     wait_for("the device to be gone", lambda: not os.path.exists(device.path))
 
 
+@pytest.mark.full
 def test_command_killed_while_it_attaches_leaves_the_device_well(lab):
     """Whatever the command had done by then, the next ones work."""
     import subprocess

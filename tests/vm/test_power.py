@@ -21,7 +21,7 @@ DISK = 32 * MIB
 SIZE = 4 * MIB
 SECTOR = 512
 STEPS = int(os.environ.get("UBLK_BPF_POWER_STEPS", 120 if cli.FULL else 24))
-POINTS = None if cli.FULL else 12  # that are looked at; None: all
+POINTS = None if cli.FULL else 5  # that are looked at; None: all
 RWF_DSYNC = 2
 
 

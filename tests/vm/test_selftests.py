@@ -31,8 +31,8 @@ REFERENCE = os.environ.get("UBLK_BPF_SELFTESTS_REFERENCE") == "1"
 ALL = REFERENCE or os.environ.get("UBLK_BPF_SELFTESTS_RUN") == "1"
 # A minute each, in an emulator.
 SLOW = re.compile(r"test_(recover|stress)_")
-# What the first two of these do on other data paths; test_paths.py has all of those.
-ALIKE = re.compile(r"test_(loop|stripe|null)_0[3-9]")
+# One or more of each kind; the others do the same on other data paths, which test_paths.py has all of.
+TELLING = re.compile(r"test_(generic_0[1-4]|(loop|stripe|null)_0[12])")
 OUT = Path("/out/selftests")
 SKIPPED = 4
 SECONDS = 300
@@ -76,8 +76,8 @@ def why_not():
             left_out[script] = {None: "has not been tried", "failed": "fails", "skipped": "skips itself"}[expected] + " with kublk"
         elif SLOW.match(script):
             left_out[script] = "takes a minute: make selftests"
-        elif ALIKE.match(script):
-            left_out[script] = "is like the first two of its kind: make selftests"
+        elif not TELLING.match(script):
+            left_out[script] = "is like the first ones of its kind: make selftests"
     return left_out
 
 

@@ -41,7 +41,7 @@ def killed_at(device, call, when, *args):
 @pytest.mark.parametrize("what", ["snapshot", "reset"])
 @pytest.mark.parametrize("call", CALLS)
 def test_nothing_is_lost_if_it_is_killed_at_any_step(lab, where, golden, what, call, bpf):
-    if not cli.FULL and (what, call) not in {("snapshot", "renameat"), ("reset", "fsync"), ("snapshot", "fsync")}:
+    if not cli.FULL and (what, call) not in {("snapshot", "renameat"), ("reset", "fsync")}:
         pytest.skip("takes long; runs with UBLK_BPF_FULL=1")
     device = add(lab, layer(f"{golden}.delta", base=golden), bpf)
     old, new = pattern(0, 65536), pattern(0, 65536, seed=2)

@@ -101,7 +101,6 @@ def replace_program(device):
     device.attach("track", replace=True)
 
 
-@pytest.mark.every
 def test_what_is_written_since_a_mark_is_listed(lab, track, device):
     """Whatever happens to its server; and nothing that was done before the mark was begun."""
     model = Model(lab, 512)
@@ -145,7 +144,6 @@ def same(a, b):
         return one.read() == other.read()
 
 
-@pytest.mark.every
 def test_incremental_backup_under_load_is_the_device(lab, track, device):
     model, backup = Model(lab, 512), lab.tmp / "backup"
     model("expect", track.removesuffix(".track"))
