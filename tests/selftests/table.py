@@ -21,8 +21,7 @@ HEAD = """<!-- SPDX-License-Identifier: MIT -->
 (`tests/selftests/not-applicable.txt`), and that must fail. What kublk fails or skips, and why, is in
 `tests/selftests/kublk-does-not-pass.txt`.
 
-`make test` runs those that must pass, except `test_recover_*` and `test_stress_*`, which take a minute each, and of `loop`,
-`null` and `stripe` the first two, as the others do the same on other data paths; `make selftests` and `make test-full` run
+`make test` runs the first four of `generic` and the first two of `loop`, `null` and `stripe`; `make selftests` and `make test-full` run
 all, in 24 minutes on two cores that had other things to do too.
 
 The scripts are run as they are. Three programs that they call are ours (`tests/selftests`), and change something:
