@@ -6,7 +6,6 @@ growth with the number says something. Leaves result.json and report.txt in /out
 """
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -103,31 +102,31 @@ def rows(steps):
                       "" if s["step"].startswith("del") else f"{s['bytes_each'] >> 10}"] for s in steps]
 
 
+def run(clones):
+    lab.have_module("ublk_drv")
+    WHERE.mkdir(parents=True)
+    node = lab.null_blk("memory", 2 * clones + 256, 1)
+    lab.sh("mkfs.ext4", "-q", "-F", "-b", "4096", "-O", "^has_journal", node)
+    lab.sh("mount", "-t", "ext4", node, WHERE)
+    lab.sh("dd", "if=/dev/urandom", f"of={WHERE}/golden.img", "bs=1M", f"count={IMAGE_MIB}", "status=none")
+    lab.sh("sync")
+    steps = measure("one for all", clones, add_together, False)
+    steps += measure("one each", max(clones // 8, 1), add_each, True) + measure("one each", clones, add_each, True)
+    shared = next(s for s in steps if s["servers"] == "one for all" and s["step"].startswith("first write"))
+    return {"version": guest.RESULT_VERSION, "set": "many", **guest.versions(), "settings": {"rounds": 1}, "absent": [], "generator_part": [],
+            "backings": {"file in memory": f"ext4 on null_blk, an image of {IMAGE_MIB} MiB"}, "cells": [], "steps": steps,
+            "checks": [check("memory of a clone, one server for many", shared["bytes_each"], CLONE_BYTES, f"{clones} clones", unit="bytes")]}
+
+
+def as_text(result):
+    return "\n\n".join((report.align(rows(result["steps"])), report.align(report.check_rows(result), right_from=2)))
+
+
 def main():
     p = argparse.ArgumentParser(prog="many")
     p.add_argument("--clones", type=int, required=True)
     args = p.parse_args()
-    try:
-        lab.have_module("ublk_drv")
-        WHERE.mkdir(parents=True)
-        node = lab.null_blk("memory", 2 * args.clones + 256, 1)
-        lab.sh("mkfs.ext4", "-q", "-F", "-b", "4096", "-O", "^has_journal", node)
-        lab.sh("mount", "-t", "ext4", node, WHERE)
-        lab.sh("dd", "if=/dev/urandom", f"of={WHERE}/golden.img", "bs=1M", f"count={IMAGE_MIB}", "status=none")
-        lab.sh("sync")
-        steps = measure("one for all", args.clones, add_together, False)
-        few = max(args.clones // 8, 1)
-        steps += measure("one each", few, add_each, True) + measure("one each", args.clones, add_each, True)
-    except lab.Failed as e:
-        print(f"bench: {e}", file=sys.stderr)
-        return 2
-    shared = next(s for s in steps if s["servers"] == "one for all" and s["step"].startswith("first write"))
-    checks = [check("memory of a clone, one server for many", shared["bytes_each"], CLONE_BYTES, f"{args.clones} clones", unit="bytes")]
-    result = {"version": guest.RESULT_VERSION, "set": "many", **guest.versions(), "settings": {"rounds": 1}, "absent": [], "generator_part": [],
-              "backings": {"file in memory": f"ext4 on null_blk, an image of {IMAGE_MIB} MiB"}, "cells": [], "steps": steps, "checks": checks}
-    Path("/out/result.json").write_text(json.dumps(result, indent=1) + "\n")
-    Path("/out/report.txt").write_text("\n\n".join((report.align(rows(steps)), report.align(report.check_rows(result), right_from=2))) + "\n")
-    return 0 if all(c["ok"] for c in checks) else 1
+    return guest.leave(lambda: run(args.clones), as_text)
 
 
 if __name__ == "__main__":

@@ -98,16 +98,11 @@ def main():
     p.add_argument("--rounds", type=int, default=5)
     args = p.parse_args()
     lab.have_module("ublk_drv")
-    try:
-        result = {"version": guest.RESULT_VERSION, "set": "two", **guest.versions(), "settings": {"rounds": args.rounds},
-                  "backings": {"null_blk": "completes inline, keeps nothing"}, "cells": [], "generator_part": [], "checks": [],
-                  "scaling": measure_all(args)}
-    except lab.Failed as e:
-        print(f"bench: {e}", file=sys.stderr)
-        return 2
-    Path("/out/result.json").write_text(json.dumps(result, indent=1) + "\n")
-    Path("/out/report.txt").write_text(report.align(report.scaling_rows(result)) + "\n")
-    return 0
+    return guest.leave(
+        lambda: {"version": guest.RESULT_VERSION, "set": "two", **guest.versions(), "settings": {"rounds": args.rounds},
+                 "backings": {"null_blk": "completes inline, keeps nothing"}, "cells": [], "generator_part": [], "checks": [],
+                 "scaling": measure_all(args)},
+        lambda result: report.align(report.scaling_rows(result)))
 
 
 if __name__ == "__main__":

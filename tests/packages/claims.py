@@ -45,3 +45,9 @@ class Claims:
             lines.append("</testcase>")
         lines.append("</testsuite></testsuites>")
         path.write_text("\n".join(lines) + "\n")
+
+    def verdict(self):
+        """Says the counts, as the other suites do; returns the exit status."""
+        failed = self.failed()
+        print(f"\n{len(self.cases) - failed} passed, {failed} failed, 0 skipped")
+        return 1 if failed else 0

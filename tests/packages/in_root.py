@@ -119,9 +119,7 @@ def main():
         except Stop as e:
             print(f"what follows needs: {e}", flush=True)
     claims.write(Path(args.out) / "in-root.xml")
-    failed = claims.failed()
-    print(f"\n{len(claims.cases) - failed} passed, {failed} failed, 0 skipped")
-    return 1 if failed else 0
+    return claims.verdict()
 
 
 if __name__ == "__main__":

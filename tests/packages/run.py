@@ -314,7 +314,6 @@ def main():
     host = Host(machine, claims)
     last = max((names.index(s) for s in args.steps), default=len(names) - 1)
     optional = {"headers", "unit", "upgrade", "wrong", "kernel"}
-    skipped = 0
     try:
         with claims.claim("a Debian 13 boots", needed=True):
             machine.boot()
@@ -328,9 +327,7 @@ def main():
     finally:
         machine.kill()
         claims.write(Path(args.out) / "junit.xml")
-    failed = claims.failed()
-    print(f"\n{len(claims.cases) - failed} passed, {failed} failed, {skipped} skipped")
-    return 1 if failed else 0
+    return claims.verdict()
 
 
 if __name__ == "__main__":
