@@ -7,7 +7,7 @@ import subprocess
 import cli
 import pytest
 
-# what is asked of the kernel here is in the engine, which both faces share
+# about the command and its server more than about a kernel's driver
 pytestmark = pytest.mark.one_face
 
 

@@ -11,7 +11,7 @@ from blockio import MIB, Opened, assert_same, fio_verify, pattern, random_fill
 from cli import wait_for
 from test_kill import Background, kill_server, quiesced
 
-# what is asked of the kernel here is in the engine, which both faces share
+# about the command and its server more than about a kernel's driver
 pytestmark = pytest.mark.one_face
 
 

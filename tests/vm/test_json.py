@@ -8,7 +8,7 @@ import pytest
 from blockio import MIB, Opened
 from test_kill import kill_server, quiesced
 
-# what is asked of the kernel here is in the engine, which both faces share
+# about the command and its server more than about a kernel's driver
 pytestmark = pytest.mark.one_face
 
 ONE_DEVICE = "add, recover, takeover, snapshot, fork, reset, flatten, attach, detach, drain, stop, quiesce, resize, set-affinity"

@@ -14,7 +14,7 @@ from lab import sh
 from leftovers import nothing_is_left  # noqa: F401 (a fixture)
 from test_kill import kill_server, quiesced
 
-# what is asked of the kernel here is in the engine, which both faces share
+# about the command and its server more than about a kernel's driver
 pytestmark = pytest.mark.one_face
 
 # what the kernel escapes in its table of mounts, and what is not UTF-8

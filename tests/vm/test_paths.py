@@ -13,7 +13,7 @@ import cli
 import pytest
 from blockio import MIB, Load, Opened, assert_same, checksums, fio_verify, pattern, random_fill
 
-# what is asked of the kernel here is in the engine, which both faces share
+# about the command and its server more than about a kernel's driver
 pytestmark = pytest.mark.one_face
 
 SIZE = 8 * MIB

@@ -21,7 +21,7 @@ import pytest
 from blockio import MIB, Opened
 from cli import wait_for
 
-# what is asked of the kernel here is in the engine, which both faces share
+# about the command and its server more than about a kernel's driver
 pytestmark = pytest.mark.one_face
 
 SUITE = Path(os.environ.get("UBLK_BPF_SELFTESTS", cli.TREE / "build/selftests"))

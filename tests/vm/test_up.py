@@ -12,7 +12,7 @@ from cli import wait_for
 from lab import sh
 from test_kill import kill_server, quiesced
 
-# what is asked of the kernel here is in the engine, which both faces share
+# about the command and its server more than about a kernel's driver
 pytestmark = pytest.mark.one_face
 
 

@@ -12,7 +12,7 @@ import openmetrics
 import pytest
 from blockio import MIB, Load, Opened
 
-# what is asked of the kernel here is in the engine, which both faces share
+# about the command and its server more than about a kernel's driver
 pytestmark = pytest.mark.one_face
 
 EXAMPLES = cli.TREE / "packaging/examples"
