@@ -61,8 +61,8 @@ std::vector<Sample> take_samples(Control& control, const StateStore& states,
                   .io = read_io_stat(id).value_or(IoStat{}),
                   .latencies = std::nullopt};
     // Most programs keep none, which is no error.
-    if (sample.device.attached())
-      if (auto latencies = read_latencies(control, id))
+    if (sample.device.bpf)
+      if (auto latencies = read_latencies(id, *sample.device.bpf))
         sample.latencies = *latencies;
     samples.push_back(std::move(sample));
   }

@@ -82,8 +82,11 @@ Latencies Latencies::since(const Latencies& before) const {
 }
 
 Result<Latencies> read_latencies(Control& control, uint32_t dev_id) {
+  return read_latencies(dev_id, TRY(control.bpf_info(dev_id)));
+}
+
+Result<Latencies> read_latencies(uint32_t dev_id, const ublk_bpf_info& info) {
   const std::string name = device_name(dev_id);
-  const ublk_bpf_info info = TRY(control.bpf_info(dev_id));
   if (!info.prog_id) return fail(ENOENT, "{}: has no program attached", name);
   const MapInfo map = TRY(find_map(info, name));
   const UniqueFd fd = TRY_IN(name, open_map(map.id));

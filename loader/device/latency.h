@@ -40,5 +40,7 @@ struct Latencies {
 // Of the attached program. ENOENT: there is none. EOPNOTSUPP: it keeps none,
 // it has no map of that name and layout (uapi/ublk_bpf_maps.h).
 Result<Latencies> read_latencies(Control& control, uint32_t dev_id);
+// The same, of what the kernel has just said of the device's program.
+Result<Latencies> read_latencies(uint32_t dev_id, const ublk_bpf_info& info);
 
 }  // namespace ublk
