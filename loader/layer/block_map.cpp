@@ -135,22 +135,28 @@ BlockMap::SectorBits BlockMap::sector_bits(uint64_t sector) const {
   return bits;
 }
 
-void BlockMap::load_saved(uint64_t sector, const SectorBits& on_disk) {
+std::span<uint64_t> BlockMap::words_of(uint64_t sector) {
   const uint64_t first = sector * kSectorWords;
-  const uint64_t words = words_for(nr_blocks_);
+  return present_.subspan(
+      first, std::min(kSectorWords, words_for(nr_blocks_) - first));
+}
+
+void BlockMap::load_saved(uint64_t sector, const SectorBits& on_disk) {
   // An atomic operation for each would be most of what opening a layer takes.
-  for (uint64_t i = 0; i < kSectorWords && first + i < words; i++)
-    at(present_, first + i).store(on_disk[i], std::memory_order_relaxed);
+  const std::span<uint64_t> words = words_of(sector);
+  for (uint64_t i = 0; i < words.size(); i++)
+    at(words, i).store(on_disk[i], std::memory_order_relaxed);
 }
 
 void BlockMap::merge_saved(uint64_t sector, const SectorBits& on_disk) {
   const uint64_t first = sector * kSectorWords;
-  const uint64_t words = words_for(nr_blocks_);
+  const std::span<uint64_t> words = words_of(sector);
   bool more = false;
-  for (uint64_t i = 0; i < kSectorWords && first + i < words; i++) {
+  for (uint64_t i = 0; i < words.size(); i++) {
+    if (at(words, i).load() == on_disk[i]) continue;
     const uint64_t here = word(first + i);
     more |= (here & ~on_disk[i]) != 0;
-    if (on_disk[i] & ~here) at(present_, first + i).fetch_or(on_disk[i]);
+    if (on_disk[i] & ~here) at(words, i).fetch_or(on_disk[i]);
   }
   if (more) mark_unsaved(sector);
 }

@@ -65,6 +65,8 @@ class BlockMap {
 
  private:
   uint64_t word(uint64_t index) const;
+  // Those that a sector of the file has.
+  std::span<uint64_t> words_of(uint64_t sector);
 
   uint64_t nr_blocks_;
   std::span<uint64_t> present_;
