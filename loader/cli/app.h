@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "cli/command_line.h"
@@ -13,7 +14,10 @@ namespace ublk::cli {
 // The whole command line, as defined by the commands: what parses it, helps
 // with it and describes it is made of this. Parsing writes to `options`, which
 // outlives it.
-std::unique_ptr<CLI::App> make_app(Options& options);
+// With `only`, the command, or group of commands, of that name is enough: to
+// define all of them takes longer than most of them do.
+std::unique_ptr<CLI::App> make_app(Options& options,
+                                   std::string_view only = {});
 // Those of all commands, in order.
 std::vector<const CLI::App*> command_apps(const CLI::App& root);
 // What is written for one: "add", "layer create"; "" for the root.

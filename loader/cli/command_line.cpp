@@ -256,6 +256,13 @@ CLI::App* add_command(CLI::App& app, const Command& command) {
   return parent->add_subcommand(name.substr(space + 1), command.summary);
 }
 
+// Of "layer create" that is "layer".
+bool begins_with(const Command& command, std::string_view word) {
+  const std::string_view name = command.name;
+  return name.substr(0, name.find(' ')) == word ||
+         (command.alias && word == command.alias);
+}
+
 }  // namespace
 
 std::string command_of(const CLI::App& app) {
@@ -280,7 +287,7 @@ std::vector<const CLI::App*> command_apps(const CLI::App& root) {
   return apps;
 }
 
-std::unique_ptr<CLI::App> make_app(Options& options) {
+std::unique_ptr<CLI::App> make_app(Options& options, std::string_view only) {
   auto app = std::make_unique<CLI::App>(
       "Block devices in user space (ublk), served by BPF programs in "
       "the kernel.");
@@ -293,6 +300,7 @@ std::unique_ptr<CLI::App> make_app(Options& options) {
       "Exit status: 0 done, 1 failed, 2 used wrongly.\n"
       "ublk-bpf help COMMAND has the options and examples.");
   for (const Command& command : commands()) {
+    if (!only.empty() && !begins_with(command, only)) continue;
     CLI::App* sub = add_command(*app, command);
     if (command.alias) sub->alias(command.alias);
     Arguments arguments(*sub, options.device);
@@ -333,7 +341,12 @@ std::optional<std::string> unknown_command(int argc, const char* const* argv) {
 
 Parsed parse(int argc, const char* const* argv) {
   Parsed parsed;
-  const auto app = make_app(parsed.options);
+  std::string_view only = argc > 1 ? argv[1] : "";
+  if (std::ranges::none_of(commands(), [&](const Command& command) {
+        return begins_with(command, only);
+      }))
+    only = {};
+  const auto app = make_app(parsed.options, only);
   try {
     app->parse(argc, argv);
   } catch (const CLI::ParseError& e) {

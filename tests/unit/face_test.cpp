@@ -24,8 +24,9 @@ struct Types {
   uint32_t prog_type = 0;
 };
 
-BtfPtr made_of(const Types& types) {
-  BtfPtr made(btf__new_empty(), &btf__free);
+// A module's are on top of the kernel's.
+BtfPtr made_of(const Types& types, btf* base = nullptr) {
+  BtfPtr made(base ? btf__new_empty_split(base) : btf__new_empty(), &btf__free);
   btf* b = made.get();
   const int number = btf__add_int(b, "int", 4, BTF_INT_SIGNED);
   if (types.prog_type) {
@@ -43,7 +44,8 @@ BtfPtr made_of(const Types& types) {
 }
 
 FaceInfo face(const Types& vmlinux, const Types& driver) {
-  return face_of(made_of(vmlinux).get(), made_of(driver).get());
+  const BtfPtr kernel = made_of(vmlinux);
+  return face_of(kernel.get(), made_of(driver, kernel.get()).get());
 }
 
 constexpr const char* kOurs = "ublk_bpf_sqe_ops";
