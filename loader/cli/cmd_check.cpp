@@ -4,10 +4,10 @@
 // it. No device is needed, and nothing is attached.
 
 #include <cerrno>
-#include <nlohmann/json.hpp>
 
 #include "cli/author_commands.h"
 #include "cli/command_line.h"
+#include "cli/json.h"
 #include "cli/output.h"
 #include "device/own_program.h"
 #include "prog/object.h"
@@ -16,8 +16,6 @@
 namespace ublk::cli {
 
 namespace {
-
-using json = nlohmann::ordered_json;
 
 struct Verdict {
   std::string program;
@@ -141,7 +139,7 @@ int run_check(const Options& options) {
   const auto checked = check_object(*request);
   if (!checked) return report(checked.error(), options.json);
   if (options.json)
-    say(to_json(*checked).dump(-1, ' ', false, json::error_handler_t::replace));
+    say(dump(to_json(*checked)));
   else
     print(*checked);
   int status = kDone;

@@ -5,18 +5,16 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <nlohmann/json.hpp>
 
 #include "cli/boot_commands.h"
 #include "cli/config.h"
+#include "cli/json.h"
 #include "cli/output.h"
 #include "device/own_program.h"
 
 namespace ublk::cli {
 
 namespace {
-
-using json = nlohmann::ordered_json;
 
 Result<void> check_is_there(const std::string& path) {
   if (::access(path.c_str(), F_OK) != 0) return fail_sys(errno, "{}", path);
@@ -73,9 +71,7 @@ int run_config_check(const Options& options) {
       say(fmt("{}: good", config_path(dir, name)));
     }
   }
-  if (options.json)
-    say(json{{"configurations", list}}.dump(-1, ' ', false,
-                                            json::error_handler_t::replace));
+  if (options.json) say(dump({{"configurations", list}}));
   return status;
 }
 

@@ -6,12 +6,6 @@
 
 namespace ublk::cli {
 
-namespace {
-
-constexpr std::chrono::milliseconds kGlance{2000};
-
-}  // namespace
-
 void define_info(Arguments& command, Options& options) {
   command.device(options.dev_id, true);
   command.footer(
@@ -23,7 +17,7 @@ void define_info(Arguments& command, Options& options) {
 int run_info(const Options& options) {
   auto control = Control::open(options.control());
   if (!control) return report(control.error(), options.json);
-  control->set_deadline(std::min(control->deadline(), kGlance));
+  control->only_glance();
   const auto info = describe_closely(*control, StateStore::open_existing(),
                                      static_cast<uint32_t>(options.dev_id));
   if (!info) return report(info.error(), options.json);

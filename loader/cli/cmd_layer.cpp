@@ -3,9 +3,9 @@
 
 #include <cerrno>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 
 #include "cli/command_line.h"
+#include "cli/json.h"
 #include "cli/output.h"
 #include "device/clone.h"
 #include "device/overlap.h"
@@ -20,13 +20,7 @@ namespace ublk::cli {
 
 namespace {
 
-using json = nlohmann::ordered_json;
-
 constexpr const char* kFormat = "ublk-layer";
-
-std::string dump(const json& value) {
-  return value.dump(-1, ' ', false, json::error_handler_t::replace);
-}
 
 const char* format_name(LayerBase::Kind kind) {
   switch (kind) {

@@ -11,8 +11,6 @@ namespace {
 
 using namespace std::chrono_literals;
 
-// What is stuck is shown as such, and does not hold up the others.
-constexpr std::chrono::milliseconds kGlance = 2s;
 constexpr std::chrono::milliseconds kNextGlance = 250ms;
 
 }  // namespace
@@ -46,7 +44,7 @@ int run_list(const Options& options) {
       one ? std::vector{static_cast<uint32_t>(options.dev_id)} : device_ids();
   std::vector<Device> devices;
   Servers servers;
-  control->set_deadline(std::min(control->deadline(), kGlance));
+  control->only_glance();
   for (const uint32_t dev_id : ids) {
     auto device = describe(*control, states, dev_id, servers);
     // It may have been deleted since it was seen, or be another user's.

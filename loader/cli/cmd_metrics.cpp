@@ -22,8 +22,6 @@ namespace ublk::cli {
 
 namespace {
 
-constexpr std::chrono::seconds kGlance{2};
-
 std::string escaped(std::string_view text) {
   std::string out;
   for (const char c : text) {
@@ -255,8 +253,7 @@ int run_metrics(const Options& options) {
         options.json, kUsedWrongly);
   auto control = Control::open(options.control());
   if (!control) return report(control.error(), options.json);
-  control->set_deadline(
-      std::min<std::chrono::milliseconds>(control->deadline(), kGlance));
+  control->only_glance();
   const auto samples =
       take_samples(*control, StateStore::open_existing(), std::nullopt);
   const std::string text = metrics_of(samples);

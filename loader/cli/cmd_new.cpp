@@ -8,10 +8,10 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <nlohmann/json.hpp>
 
 #include "cli/author_commands.h"
 #include "cli/command_line.h"
+#include "cli/json.h"
 #include "cli/output.h"
 #include "sys/names.h"
 #include "sys/text_file.h"
@@ -19,8 +19,6 @@
 namespace ublk::cli {
 
 namespace {
-
-using json = nlohmann::ordered_json;
 
 constexpr std::string_view kProgram =
     R"text(// SPDX-License-Identifier: GPL-2.0
@@ -166,7 +164,7 @@ int run_new(const Options& options) {
   const auto written = write_new(options.attach.program);
   if (!written) return report(written.error(), options.json);
   if (options.json)
-    say(json{{"files", *written}}.dump());
+    say(dump({{"files", *written}}));
   else
     for (const std::string& file : *written) say(file);
   return kDone;

@@ -16,13 +16,12 @@
 #include "device/users.h"
 #include "layer/layer.h"
 #include "sys/unique_fd.h"
+#include "sys/waiting.h"
 
 // Commands that give the clone of a device another top layer.
 namespace ublk::cli {
 
 namespace {
-
-constexpr std::chrono::milliseconds kRetryPeriod{20};
 
 int run_new_top(const Options& options, const NewTopRequest& request,
                 Printing printing = Printing::device) {

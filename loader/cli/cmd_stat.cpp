@@ -2,18 +2,16 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "cli/command_line.h"
+#include "cli/json.h"
 #include "cli/output.h"
 #include "device/latency.h"
 
 namespace ublk::cli {
 
 namespace {
-
-using json = nlohmann::ordered_json;
 
 constexpr uint8_t kOps[] = {UBLK_IO_OP_READ, UBLK_IO_OP_WRITE, UBLK_IO_OP_FLUSH,
                             UBLK_IO_OP_DISCARD, UBLK_IO_OP_WRITE_ZEROES};
@@ -37,9 +35,9 @@ std::string to_json(uint32_t dev_id, const Latencies& latencies) {
   json ops = json::array();
   for (const uint8_t op : kOps)
     ops.push_back(op_to_json(op, latencies.ops[op]));
-  return json{
-      {"dev_id", dev_id}, {"prog_id", latencies.prog_id}, {"operations", ops}}
-      .dump();
+  return dump({{"dev_id", dev_id},
+               {"prog_id", latencies.prog_id},
+               {"operations", ops}});
 }
 
 // "131 us", rounded.

@@ -6,10 +6,10 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
-#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "cli/command_line.h"
+#include "cli/json.h"
 #include "cli/output.h"
 #include "device/io_stat.h"
 
@@ -17,11 +17,7 @@ namespace ublk::cli {
 
 namespace {
 
-using json = nlohmann::ordered_json;
 using std::chrono::steady_clock;
-
-// A device that does not answer does not hold up the others.
-constexpr std::chrono::seconds kGlance{2};
 
 struct Row {
   const Sample* now;
@@ -89,7 +85,7 @@ json to_json(const Row& row) {
 std::string to_json(const std::vector<Row>& rows, double seconds) {
   json devices = json::array();
   for (const Row& row : rows) devices.push_back(to_json(row));
-  return json{{"seconds", seconds}, {"devices", devices}}.dump();
+  return dump({{"seconds", seconds}, {"devices", devices}});
 }
 
 constexpr const char* kLayout =
@@ -166,8 +162,7 @@ std::vector<Row> rows_of(const std::vector<Sample>& before,
 int run_live_stat(const Options& options) {
   auto control = Control::open(options.control());
   if (!control) return report(control.error(), options.json);
-  control->set_deadline(
-      std::min<std::chrono::milliseconds>(control->deadline(), kGlance));
+  control->only_glance();
   const StateStore states = StateStore::open_existing();
   const auto dev_id =
       options.dev_id < 0 ? std::nullopt

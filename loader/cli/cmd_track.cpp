@@ -2,9 +2,9 @@
 #include <time.h>
 
 #include <cerrno>
-#include <nlohmann/json.hpp>
 
 #include "cli/command_line.h"
+#include "cli/json.h"
 #include "cli/output.h"
 #include "device/track.h"
 #include "layer/track_extents.h"
@@ -15,12 +15,6 @@
 namespace ublk::cli {
 
 namespace {
-
-using json = nlohmann::ordered_json;
-
-std::string dump(const json& value) {
-  return value.dump(-1, ' ', false, json::error_handler_t::replace);
-}
 
 // "2026-11-26T19:22:22Z"
 std::string time_text(uint64_t ns) {

@@ -4,12 +4,12 @@
 // served and has its program.
 
 #include <cerrno>
-#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "cli/boot_commands.h"
 #include "cli/config.h"
 #include "cli/daemon.h"
+#include "cli/json.h"
 #include "cli/output.h"
 #include "cli/service_manager.h"
 #include "device/find.h"
@@ -19,8 +19,6 @@
 namespace ublk::cli {
 
 namespace {
-
-using json = nlohmann::ordered_json;
 
 enum class Did { nothing, added, recovered, taken_over };
 
@@ -234,8 +232,7 @@ void print(const Outcome& outcome, bool as_json) {
     failed.push_back(
         {{"name", name}, {"error", json::parse(error_json(error))["error"]}});
   if (as_json) {
-    say(json{{"up", up}, {"failed", failed}}.dump(
-        -1, ' ', false, json::error_handler_t::replace));
+    say(dump({{"up", up}, {"failed", failed}}));
     return;
   }
   for (const Up& one : outcome.up)

@@ -5,11 +5,11 @@
 #include <cerrno>
 #include <filesystem>
 #include <limits>
-#include <nlohmann/json.hpp>
 #include <numeric>
 #include <set>
 
 #include "cli/app.h"
+#include "cli/json.h"
 #include "device/own_program.h"
 #include "sys/device_name.h"
 #include "sys/names.h"
@@ -19,7 +19,6 @@ namespace ublk::cli {
 
 namespace {
 
-using nlohmann::json;
 namespace fs = std::filesystem;
 
 constexpr const char* kProgram = "program";

@@ -11,8 +11,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 
+#include "cli/json.h"
 #include "cli/output.h"
 #include "device/gc.h"
 #include "sys/names.h"
@@ -22,8 +22,6 @@
 namespace ublk::cli {
 
 namespace {
-
-using nlohmann::json;
 
 void print_live(const std::vector<Device>& devices, const Options& options) {
   if (options.add.show && !options.json) {

@@ -3,8 +3,8 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <nlohmann/json.hpp>
 
+#include "cli/json.h"
 #include "server/data_path.h"
 #include "sys/json_names.h"
 #include "sys/names.h"
@@ -12,13 +12,6 @@
 namespace ublk::cli {
 
 namespace {
-
-using json = nlohmann::ordered_json;
-
-// In the bytes of a path anything but UTF-8 may be.
-std::string dump(const json& value) {
-  return value.dump(-1, ' ', false, json::error_handler_t::replace);
-}
 
 json error_to_json(const Error& error) {
   json out = {{"message", error.message()},

@@ -2,8 +2,7 @@
 //
 // What info, features and gc print.
 
-#include <nlohmann/json.hpp>
-
+#include "cli/json.h"
 #include "cli/output.h"
 #include "sys/cpu_list.h"
 #include "sys/json_names.h"
@@ -12,12 +11,6 @@
 namespace ublk::cli {
 
 namespace {
-
-using json = nlohmann::ordered_json;
-
-std::string dump(const json& value) {
-  return value.dump(-1, ' ', false, json::error_handler_t::replace);
-}
 
 std::string joined(const std::vector<std::string>& words) {
   std::string text;

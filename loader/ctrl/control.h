@@ -6,6 +6,7 @@
 #include <sched.h>
 #include <ublk_bpf.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -119,6 +120,11 @@ class Control {
   std::chrono::milliseconds deadline() const { return channel_->deadline(); }
   void set_deadline(std::chrono::milliseconds deadline) {
     channel_->set_deadline(deadline);
+  }
+  // For what only shows things: a device that does not answer is shown as such
+  // after two seconds, and does not hold up the others.
+  void only_glance() {
+    set_deadline(std::min(deadline(), std::chrono::milliseconds{2000}));
   }
   // Nothing more is to be done for a while: keeps no process.
   void rest() { channel_->rest(); }

@@ -20,13 +20,13 @@
 #include "layer/layer.h"
 #include "prog/maps.h"
 #include "server/clone.h"
+#include "sys/waiting.h"
 
 namespace ublk {
 
 namespace {
 
 constexpr std::chrono::seconds kLookWait{5};
-constexpr std::chrono::milliseconds kRetryPeriod{50};
 constexpr MapFileKind kKind = {
     .magic = "ublkmap",
     .what = "the map of a clone",

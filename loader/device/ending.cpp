@@ -18,6 +18,7 @@
 #include "device/users.h"
 #include "device/workplace.h"
 #include "server/track.h"
+#include "sys/waiting.h"
 
 namespace ublk {
 
@@ -26,7 +27,6 @@ namespace {
 using namespace std::chrono_literals;
 using std::chrono::steady_clock;
 
-constexpr auto kRetryPeriod = 5ms;
 // How often a server that is to end looks whether its devices are free.
 constexpr std::chrono::milliseconds kFreePeriod = 500ms;
 

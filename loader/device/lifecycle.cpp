@@ -12,6 +12,7 @@
 #include "server/target.h"
 #include "sys/cpu_list.h"
 #include "sys/sizes.h"
+#include "sys/waiting.h"
 
 namespace ublk {
 
@@ -20,7 +21,6 @@ namespace {
 using namespace std::chrono_literals;
 using std::chrono::steady_clock;
 
-constexpr auto kRetryPeriod = 5ms;
 constexpr auto kQuiesceAgain = 100ms;
 
 Result<ublksrv_ctrl_dev_info> started(Control& control, uint32_t dev_id) {

@@ -19,6 +19,7 @@
 #include "device/workplace.h"
 #include "prog/maps.h"
 #include "sys/sizes.h"
+#include "sys/waiting.h"
 
 namespace ublk {
 
@@ -28,7 +29,6 @@ using namespace std::chrono_literals;
 using std::chrono::steady_clock;
 
 constexpr auto kRecoveryWait = 30s;
-constexpr auto kRetryPeriod = 5ms;
 
 Error without_recovery(uint32_t dev_id) {
   return Error::plain(

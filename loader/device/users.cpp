@@ -23,6 +23,7 @@
 #include "sys/open_files.h"
 #include "sys/process.h"
 #include "sys/text_file.h"
+#include "sys/waiting.h"
 
 namespace ublk {
 
@@ -31,8 +32,6 @@ namespace {
 namespace fs = std::filesystem;
 using namespace std::chrono_literals;
 using std::chrono::steady_clock;
-
-constexpr auto kRetryPeriod = 20ms;
 
 // The numbers of the disk and its partitions, with their names.
 using Nodes = std::map<dev_t, std::string>;

@@ -12,6 +12,7 @@
 #include "sys/mounts.h"
 #include "sys/process.h"
 #include "sys/text_file.h"
+#include "sys/waiting.h"
 
 namespace ublk {
 
@@ -21,7 +22,6 @@ using namespace std::chrono_literals;
 using std::chrono::steady_clock;
 
 constexpr auto kNodeWait = 5s;
-constexpr auto kRetryPeriod = 5ms;
 
 // Where the kernel makes nodes there is nothing to wait for.
 Result<void> check_node(const Workplace& place, uint32_t dev_id) {

@@ -19,6 +19,7 @@
 #include "layer/layer_file.h"
 #include "layer/track_format.h"
 #include "sys/file_lock.h"
+#include "sys/waiting.h"
 
 namespace ublk {
 
@@ -32,11 +33,7 @@ using layer_format::SectorFault;
 using layer_format::sync_data;
 using layer_format::write_at;
 
-// What a server had open is closed some time after it has ended, by a worker of
-// the kernel's.
-constexpr auto kLockWait = 2s;
 constexpr auto kHoldWait = 30s;
-constexpr auto kRetryPeriod = 5ms;
 constexpr uint64_t kNsPerSecond = 1'000'000'000;
 
 // True once `tries` has it; false when the time is over.

@@ -17,17 +17,13 @@
 #include "layer/chain.h"
 #include "server/drains.h"
 #include "server/flatten.h"
+#include "sys/waiting.h"
 
 namespace ublk {
 
 namespace {
 
 using namespace std::chrono_literals;
-
-// What a server had open is closed some time after it has ended, by a worker of
-// the kernel's.
-constexpr auto kLockWait = 2s;
-constexpr auto kRetryPeriod = 5ms;
 
 std::atomic_ref<uint32_t> at(uint32_t* word) { return std::atomic_ref(*word); }
 

@@ -6,11 +6,11 @@
 #include <chrono>
 #include <utility>
 
+#include "sys/waiting.h"
+
 namespace ublk {
 
 namespace {
-
-constexpr std::chrono::milliseconds kRetryPeriod{10};
 
 bool passes(int code) {
   return code == ENOMEM || code == EAGAIN || code == EINTR;

@@ -20,14 +20,14 @@ namespace ublk {
 namespace {
 
 constexpr uint64_t kBlock64 = 65536;
-constexpr uint64_t kImage = 64 * kBlock64;
+constexpr uint64_t kDeviceImage = 64 * kBlock64;
 
 class TrackedDevice : public LayerDir {
  protected:
   void SetUp() override {
     LayerDir::SetUp();
     write("image", "x");
-    std::filesystem::resize_file(at("image"), kImage);
+    std::filesystem::resize_file(at("image"), kDeviceImage);
     states_ = std::make_unique<StateStore>(*StateStore::open(at("run")));
     auto channel = std::make_unique<test::FakeControl>();
     fake_ = channel.get();
@@ -81,7 +81,7 @@ class TrackedDevice : public LayerDir {
     if (!tracked) return tracked.error().line();
     if (!tracked->why.empty()) return "all: " + tracked->why;
     std::string text;
-    for (uint64_t block = 0; block < kImage / kBlock64; block++)
+    for (uint64_t block = 0; block < kDeviceImage / kBlock64; block++)
       if (block / 64 < tracked->bits.size() &&
           tracked->bits[block / 64] >> block % 64 & 1)
         text += fmt("{} ", block);
@@ -152,7 +152,7 @@ TEST_F(TrackedDevice, CountsAllAsChangedWithoutItsMap) {
   const auto next = mark(0, "b");
   ASSERT_TRUE(next);
   EXPECT_TRUE(next->ended->all);
-  EXPECT_EQ(next->changed_bytes, kImage);
+  EXPECT_EQ(next->changed_bytes, kDeviceImage);
   EXPECT_EQ(listed(), "");
   EXPECT_TRUE(listed("a").starts_with("all: "));
 }
