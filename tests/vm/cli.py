@@ -16,6 +16,8 @@ TEST_OBJ_DIR = Path(os.environ.get("UBLK_BPF_TEST_OBJ_DIR", TREE / "build/tests/
 TRACEPOINTS = " bpf_trace_run1\n" in Path("/proc/kallsyms").read_text() and all(
     (Path("/sys/kernel/tracing/events") / e).exists() for e in ("raw_syscalls/sys_enter", "sched/sched_switch"))
 TOOLS = TREE / "build/tests/tools"
+# one ublkcN for each device
+CHARS = Path("/sys/class/ublk-char")
 # The command is: it has memory and threads that are its sanitizer's, and what an idle one costs is not judged.
 SANITIZED = "UBLK_BPF_REPORTS" in os.environ
 # With the tests that are marked `full`, and more rounds of others (make test-full).
@@ -25,7 +27,7 @@ TIME_SCALE = float(os.environ.get("UBLK_BPF_TIME_SCALE", "1"))
 
 
 # Commands that wait for the driver, 30 s if not told otherwise.
-WAITING = ("add", "attach", "del", "detach", "gc", "quiesce", "recover", "resize", "stop", "takeover")
+WAITING = ("add", "attach", "del", "detach", "drain", "gc", "quiesce", "recover", "resize", "stop", "takeover")
 
 
 def seconds(n):
@@ -111,6 +113,11 @@ def devices():
     return ok("list")["devices"]
 
 
+def device_ids():
+    """Of all devices, as the kernel has them: the command would be most of what many a test takes."""
+    return {int(node.removeprefix("ublkc")) for node in os.listdir(CHARS)} if os.path.isdir(CHARS) else set()
+
+
 def options(values):
     """Keyword arguments as options: read_only=True, block_size=4096, file=[a, b]."""
     args = []
@@ -160,7 +167,7 @@ class Device:
         return self.info()["server"]["pid"]
 
     def exists(self):
-        return any(d["dev_id"] == self.id for d in devices())
+        return self.id in device_ids()
 
     def delete(self):
         ok("del", "-n", self.id)

@@ -13,8 +13,10 @@ and runs on the module's first kernel always.
 A test that fails because the driver of such a kernel lacks a feature is skipped:
 the command has said which, and the driver says that it has it not. With
 UBLK_BPF_QUICK=1 (a whole suite of make test) only one case of each
-test runs, another one on each face. Each test fails on what the kernel complains
-about meanwhile, and leaves no device behind.
+test runs, another one on each face, and of each file no more tests than
+QUICK_TESTS, spread over it, on the patched kernel others than elsewhere. Each
+test fails on what the kernel complains about meanwhile, and leaves no device
+behind.
 """
 
 import functools
@@ -43,6 +45,9 @@ SECOND = FACE == "type" or FACE.startswith("module-")
 # first one elsewhere, where what is marked `every` runs in all of its cases.
 QUICK = os.environ.get("UBLK_BPF_QUICK") == "1" and not cli.FULL
 QUICK_CASE = -1 if FACE == "type" else 0
+# Of a file, on the first kernel and on others: however many tests there are, make
+# test has an end. What is marked `quick_tests` says itself how many.
+QUICK_TESTS, QUICK_TESTS_OF_SECOND = 6, 4
 # of the kernels' own drivers, one column each
 collect_ignore = [] if STOCK else ["test_matrix.py"]
 
@@ -52,9 +57,31 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "full: takes long; runs with UBLK_BPF_FULL=1, as in make test-full")
     config.addinivalue_line("markers", "one_face: on the patched kernel and on module-SERIES it is like `full`, elsewhere it runs always")
     config.addinivalue_line("markers", "every: a quick run has all of its cases too, except on the patched kernel")
+    config.addinivalue_line("markers", "quick_tests(n): a quick run has so many tests of its file")
+
+
+def spread(items, most):
+    """So many of them, from the first to the last."""
+    if len(items) <= most:
+        return items
+    return [items[i * (len(items) - 1) // (most - 1)] for i in range(most)]
+
+
+def quick_of_file(items):
+    most = items[0].get_closest_marker("quick_tests")
+    first = spread(items, most.args[0] if most else QUICK_TESTS)
+    if not SECOND:
+        return first
+    others = [item for item in items if item not in first]
+    return spread(others or items, QUICK_TESTS_OF_SECOND)
 
 
 def quick(items):
+    chosen = [quick_of_file(list(group)) for _, group in itertools.groupby(quick_cases(items), key=lambda item: item.module)]
+    return list(itertools.chain.from_iterable(chosen))
+
+
+def quick_cases(items):
     chosen = []
     for _, group in itertools.groupby(items, key=lambda item: (item.module, item.originalname)):
         cases = list(group)
@@ -157,12 +184,12 @@ def sanitizers_stay_silent():
 
 @pytest.fixture
 def lab(kernel_stays_silent, sanitizers_stay_silent):
-    before = {d["dev_id"] for d in cli.devices()}
+    before = cli.device_ids()
     laboratory = Lab()
     yield laboratory
     laboratory.close()
-    left = [d for d in cli.devices() if d["dev_id"] not in before]
-    assert not left, f"devices left behind: {left}"
+    left = cli.device_ids() - before
+    assert not left, f"devices left behind: {[d for d in cli.devices() if d['dev_id'] in left]}"
 
 
 @pytest.fixture(scope="session")

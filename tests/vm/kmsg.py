@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What the kernel complained about during a test."""
 
+import functools
 import os
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 PATTERNS = Path(os.environ.get("UBLK_BPF_BAD_LINES", Path(__file__).resolve().parents[2] / "scripts/vm-bad-lines"))
 
 
+@functools.cache
 def complaint():
     lines = PATTERNS.read_text().splitlines()
     return re.compile("|".join(f"(?:{line})" for line in lines if line and not line.startswith("#")))

@@ -10,6 +10,8 @@ import pytest
 from blockio import MIB, Load, Opened, assert_same, fio, fio_verify, pattern
 from lab import sh
 
+pytestmark = pytest.mark.quick_tests(10)
+
 # how often the device goes from the server to a program, to another one, and back
 CYCLES = int(os.environ.get("UBLK_BPF_CYCLES", "500" if cli.FULL else "100"))
 COMMAND_CYCLES = 10

@@ -16,7 +16,7 @@ import cli
 import pytest
 
 # about the server, not about the face
-pytestmark = pytest.mark.one_face
+pytestmark = [pytest.mark.one_face, pytest.mark.quick_tests(2)]
 
 BENCH = [str(cli.COMMAND), "bench"]
 LOAD = cli.TREE / "build/bench/load"

@@ -17,6 +17,8 @@ import pytest
 from blockio import MIB, Load, Opened, assert_same, checksums, fio_verify, pattern
 from lab import Lab
 
+pytestmark = pytest.mark.quick_tests(99)
+
 SERIES = ".".join(os.uname().release.split(".")[:2])
 SIZE = 8 * MIB
 SEEN = Path("/out/matrix.json")

@@ -24,7 +24,7 @@ from blockio import MIB, Opened
 from cli import wait_for
 
 # about the command and its server more than about a kernel's driver
-pytestmark = pytest.mark.one_face
+pytestmark = [pytest.mark.one_face, pytest.mark.quick_tests(99)]
 
 BLOCK = re.compile(r"^```(\w+) *(.*)\n((?:.*\n)*?)```$", re.MULTILINE)
 COMMENT = re.compile(r"\s#\s+(.*)$")
