@@ -6,7 +6,8 @@
 #   make demo            a file becomes /dev/ublkb0, served by a program, in a virtual machine with a stock kernel
 #        KERNEL=patched    ... with the kernel that has the program type
 #        NATIVE=1          ... on this host, as root
-#   make test            the quick tests: unit, and in virtual machines with both faces of the kernel part, and stock kernels without
+#   make test            the quick tests: unit, and some of each kind in virtual machines, with both faces of the kernel part, and on
+#                         stock kernels without
 #        FACE=module       ... only the stock kernel with our module (struct_ops), or
 #        FACE=module-6.12  ... only another stock kernel with our module; also module-7.3
 #        FACE=type         ... only the patched kernel (BPF_PROG_TYPE_UBLK), or

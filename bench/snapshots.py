@@ -49,7 +49,9 @@ def over_disk(disks, stack, shape):
     layer = Path(f"/run/bench/{Path(disks[0]).name}.layer")
     lab.ublk("layer", "create", layer, "--base", disks[0], "-F", "raw")
     stack.callback(layer.unlink)
-    return clones.served(layer, stack)
+    made = clones.served(layer, stack)
+    made.reads_only = True
+    return made
 
 
 def loops(file, stack, size):

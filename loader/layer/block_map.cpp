@@ -142,10 +142,10 @@ std::span<uint64_t> BlockMap::words_of(uint64_t sector) {
 }
 
 void BlockMap::load_saved(uint64_t sector, const SectorBits& on_disk) {
-  // An atomic operation for each would be most of what opening a layer takes.
+  // Atomic operations would be most of what opening a layer takes.
   const std::span<uint64_t> words = words_of(sector);
-  for (uint64_t i = 0; i < words.size(); i++)
-    at(words, i).store(on_disk[i], std::memory_order_relaxed);
+  std::ranges::copy_n(on_disk.begin(), static_cast<int64_t>(words.size()),
+                      words.begin());
 }
 
 void BlockMap::merge_saved(uint64_t sector, const SectorBits& on_disk) {

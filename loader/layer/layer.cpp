@@ -91,7 +91,7 @@ Result<void> load_blocks(int fd, const LayerHeader& header, bool adopt,
         unsaved_up_to(number);
         if (adopt)
           blocks.merge_saved(number, bits);
-        else
+        else if (bits != BlockMap::SectorBits{})
           blocks.load_saved(number, bits);
         return {};
       }));
