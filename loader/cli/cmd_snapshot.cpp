@@ -54,7 +54,7 @@ Result<void> check_unused(uint32_t dev_id) {
           in_use(dev_id, users,
                  "whoever has it would have another disk without knowing; "
                  "--force does it all the same"));
-    std::this_thread::sleep_for(kRetryPeriod);
+    std::this_thread::sleep_for(kScanPeriod);
   }
 }
 

@@ -247,7 +247,7 @@ Result<void> stop_if_unused(Control& control, const ublksrv_ctrl_dev_info& info,
     find_programs(control, nodes_of(info.dev_id), users.lasting);
     if (!users.lasting.empty() || steady_clock::now() > until)
       return std::unexpected(in_use(info.dev_id, users, hint));
-    std::this_thread::sleep_for(kRetryPeriod);
+    std::this_thread::sleep_for(kScanPeriod);
   }
 }
 

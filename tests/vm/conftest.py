@@ -41,10 +41,9 @@ FACE = os.environ.get("UBLK_BPF_FACE", "")
 STOCK = FACE.startswith("stock-")
 # not the first kernel that a test has been run on
 SECOND = FACE == "type" or FACE.startswith("module-")
-# A quick run has one case of each test: the last one on the patched kernel, the
+# A quick run has one case of each test: the last one on a second kernel, the
 # first one elsewhere, where what is marked `every` runs in all of its cases.
 QUICK = os.environ.get("UBLK_BPF_QUICK") == "1" and not cli.FULL
-QUICK_CASE = -1 if FACE == "type" else 0
 # Of a file, on the first kernel and on others: however many tests there are, make
 # test has an end. What is marked `quick_tests` says itself how many.
 QUICK_TESTS, QUICK_TESTS_OF_SECOND = 6, 4
@@ -56,47 +55,63 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "face: needs a kernel with the BPF part of ublk")
     config.addinivalue_line("markers", "full: takes long; runs with UBLK_BPF_FULL=1, as in make test-full")
     config.addinivalue_line("markers", "one_face: on the patched kernel and on module-SERIES it is like `full`, elsewhere it runs always")
-    config.addinivalue_line("markers", "every: a quick run has all of its cases too, except on the patched kernel")
+    config.addinivalue_line("markers", "every: a quick run has all of its cases too, except on a second kernel")
     config.addinivalue_line("markers", "quick_tests(n): a quick run has so many tests of its file")
 
 
 def spread(items, most):
     """So many of them, from the first to the last."""
-    if len(items) <= most:
-        return items
+    if len(items) <= most or most < 2:
+        return items[:most] if most < 2 else items
     return [items[i * (len(items) - 1) // (most - 1)] for i in range(most)]
 
 
-def quick_of_file(items):
-    most = items[0].get_closest_marker("quick_tests")
-    first = spread(items, most.args[0] if most else QUICK_TESTS)
-    if not SECOND:
-        return first
-    others = [item for item in items if item not in first]
-    return spread(others or items, QUICK_TESTS_OF_SECOND)
+def files(items):
+    return [list(group) for _, group in itertools.groupby(items, key=lambda item: item.module)]
 
 
-def quick(items):
-    chosen = [quick_of_file(list(group)) for _, group in itertools.groupby(quick_cases(items), key=lambda item: item.module)]
-    return list(itertools.chain.from_iterable(chosen))
-
-
-def quick_cases(items):
+def cases(items, second):
+    """One of each test, or all of one that is marked `every`."""
     chosen = []
     for _, group in itertools.groupby(items, key=lambda item: (item.module, item.originalname)):
-        cases = list(group)
-        all_of_them = FACE != "type" and cases[0].get_closest_marker("every")
-        chosen += cases if all_of_them else [cases[QUICK_CASE]]
+        of_test = list(group)
+        all_of_them = not second and of_test[0].get_closest_marker("every")
+        chosen += of_test if all_of_them else [of_test[-1 if second else 0]]
+    return chosen
+
+
+def quick_on_first(items):
+    """What make test runs on the first kernel."""
+    chosen = []
+    for of_file in files(cases(items, second=False)):
+        most = of_file[0].get_closest_marker("quick_tests")
+        chosen += spread(of_file, most.args[0] if most else QUICK_TESTS)
+    return chosen
+
+
+def quick_on_second(items, elsewhere):
+    """Tests that the first kernel's run leaves out, and if these are too few others."""
+    done = {(item.module, item.originalname) for item in elsewhere}
+    chosen = []
+    for of_file in files(cases(items, second=True)):
+        new = [item for item in of_file if (item.module, item.originalname) not in done]
+        new = spread(new, QUICK_TESTS_OF_SECOND)
+        old = [item for item in of_file if item not in new]
+        picked = {*new, *spread(old, QUICK_TESTS_OF_SECOND - len(new))}
+        chosen += [item for item in of_file if item in picked]
     return chosen
 
 
 def pytest_collection_modifyitems(config, items):
+    def without(*marks):
+        return [item for item in items if not any(map(item.get_closest_marker, marks))]
+
     unwanted = ["face"] if STOCK else []
     if not cli.FULL:
         unwanted += ["full", "one_face"] if SECOND else ["full"]
-    wanted = [item for item in items if not any(map(item.get_closest_marker, unwanted))]
+    wanted = without(*unwanted)
     if QUICK:
-        wanted = quick(wanted)
+        wanted = quick_on_second(wanted, quick_on_first(without("full"))) if SECOND else quick_on_first(wanted)
     if len(wanted) < len(items):
         kept = set(wanted)
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])

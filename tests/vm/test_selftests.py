@@ -22,7 +22,8 @@ from blockio import MIB, Opened
 from cli import wait_for
 
 # about the command and its server more than about a kernel's driver
-pytestmark = pytest.mark.one_face
+# Most of its cases are skipped.
+pytestmark = [pytest.mark.one_face, pytest.mark.quick_tests(99)]
 
 SUITE = Path(os.environ.get("UBLK_BPF_SELFTESTS", cli.TREE / "build/selftests"))
 OURS = cli.TREE / "tests/selftests"

@@ -13,7 +13,8 @@ from clones import add, by_both, check_clean, delta, golden, holds, layer, refus
 from lab import sh
 
 # what is asked of the kernel here is in the engine, which both faces share
-pytestmark = pytest.mark.one_face
+# Most of its cases are skipped.
+pytestmark = [pytest.mark.one_face, pytest.mark.quick_tests(99)]
 
 
 # each system call of the new server at which it can be killed, of these kinds
