@@ -46,7 +46,7 @@ SECOND = FACE == "type" or FACE.startswith("module-")
 QUICK = os.environ.get("UBLK_BPF_QUICK") == "1" and not cli.FULL
 # Of a file, on the first kernel and on others: however many tests there are, make
 # test has an end. What is marked `quick_tests` says itself how many.
-QUICK_TESTS, QUICK_TESTS_OF_SECOND = 6, 4
+QUICK_TESTS, QUICK_TESTS_OF_SECOND = 4, 3
 # of the kernels' own drivers, one column each
 collect_ignore = [] if STOCK else ["test_matrix.py"]
 

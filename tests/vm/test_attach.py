@@ -10,7 +10,7 @@ import pytest
 from blockio import MIB, Load, Opened, assert_same, fio, fio_verify, pattern
 from lab import sh
 
-pytestmark = pytest.mark.quick_tests(10)
+pytestmark = pytest.mark.quick_tests(7)
 
 # how often the device goes from the server to a program, to another one, and back
 CYCLES = int(os.environ.get("UBLK_BPF_CYCLES", "500" if cli.FULL else "100"))

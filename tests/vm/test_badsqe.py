@@ -11,7 +11,7 @@ import pytest
 from blockio import MIB, Opened, pattern
 from lab import Lab, sh
 
-pytestmark = pytest.mark.quick_tests(24)
+pytestmark = pytest.mark.quick_tests(16)
 
 READ, WRITE, FLUSH, DISCARD, ZEROES = 0, 1, 2, 3, 5
 NAMES = {READ: "read", WRITE: "write", FLUSH: "flush", DISCARD: "discard", ZEROES: "write_zeroes"}

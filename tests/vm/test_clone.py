@@ -20,6 +20,8 @@ from clones import OPS, SIZE, THREADS, Model, delta, flush, kill, kill_and_recov
 import test_json
 from lab import sh
 
+pytestmark = pytest.mark.quick_tests(8)
+
 
 class Base:
     """What the lowest layer is on, and what a clone of it has at first."""

@@ -12,7 +12,7 @@ from blockio import MIB, Load, Opened, aligned, assert_same, fio, fio_verify, pa
 from cli import wait_for
 from lab import sh
 
-pytestmark = pytest.mark.quick_tests(10)
+pytestmark = pytest.mark.quick_tests(7)
 
 ROUNDS = int(os.environ.get("UBLK_BPF_KILL_ROUNDS", "5"))
 
