@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -139,7 +140,9 @@ class Machine:
         self.boot()
 
     def end(self, how="poweroff", timeout=600):
-        self.run(f"systemctl {how} --no-block", 30)
+        # It may be down before the agent has answered.
+        with suppress(Lost):
+            self.run(f"systemctl {how} --no-block", 30)
         try:
             self.qemu.wait(timeout * SCALE)
         except subprocess.TimeoutExpired as e:
