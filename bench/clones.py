@@ -22,10 +22,10 @@ def served(layer, stack):
     return Made(clone.node, clone, [info["server"]["pid"]])
 
 
-def base(file, stack, shape):
-    """Nothing was written: all is read from what the layer is on."""
+def base(file, stack, shape, *options):
+    """Nothing was written: all is read from what the layer is on. With more options of layer create."""
     layer = Path(f"/run/bench/{Path(file).name}.layer")
-    lab.ublk("layer", "create", layer, "--base", file)
+    lab.ublk("layer", "create", layer, "--base", file, *options)
     stack.callback(layer.unlink)
     made = served(layer, stack)
     made.reads_only = True

@@ -46,12 +46,7 @@ FIRST_JOBS = [Job("write", bs, qd, count, "sequential", engine="libaio") for bs,
 
 def over_disk(disks, stack, shape):
     """A clone of which nothing was written, of a disk."""
-    layer = Path(f"/run/bench/{Path(disks[0]).name}.layer")
-    lab.ublk("layer", "create", layer, "--base", disks[0], "-F", "raw")
-    stack.callback(layer.unlink)
-    made = clones.served(layer, stack)
-    made.reads_only = True
-    return made
+    return clones.base(disks[0], stack, shape, "-F", "raw")
 
 
 def loops(file, stack, size):

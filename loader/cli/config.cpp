@@ -5,11 +5,11 @@
 #include <cerrno>
 #include <filesystem>
 #include <limits>
+#include <nlohmann/json.hpp>
 #include <numeric>
 #include <set>
 
 #include "cli/app.h"
-#include "cli/json.h"
 #include "device/own_program.h"
 #include "sys/device_name.h"
 #include "sys/names.h"
@@ -20,6 +20,8 @@ namespace ublk::cli {
 namespace {
 
 namespace fs = std::filesystem;
+// Unlike json of cli/json.h: in the order of the names.
+using SortedJson = nlohmann::json;
 
 constexpr const char* kProgram = "program";
 constexpr const char* kComment = "comment";
@@ -82,7 +84,7 @@ std::unexpected<Error> wrong_type(const std::string& key, const char* needs) {
 }
 
 // "--key=value", as often as need be.
-Result<void> put_text(const std::string& key, const json& value,
+Result<void> put_text(const std::string& key, const SortedJson& value,
                       std::vector<std::string>& args) {
   if (!value.is_string() || value.get_ref<const std::string&>().empty())
     return wrong_type(key, "a string that is not empty");
@@ -95,7 +97,7 @@ bool is_kind(const CLI::Option& option, std::string_view type) {
   return name == type || name.starts_with(std::string(type) + ":");
 }
 
-Result<void> put_option(const Key& key, const json& value,
+Result<void> put_option(const Key& key, const SortedJson& value,
                         std::vector<std::string>& args) {
   const CLI::Option& option = *key.option;
   if (option.get_items_expected_max() == 0) {
@@ -122,12 +124,13 @@ Result<void> put_option(const Key& key, const json& value,
       !value.is_array())
     return put_text(key.name, value, args);
   if (value.empty()) return wrong_type(key.name, "a string, or a list of some");
-  for (const json& one : value) TRY(put_text(key.name, one, args));
+  for (const SortedJson& one : value) TRY(put_text(key.name, one, args));
   return {};
 }
 
 // {"knob": 1} as "--set=knob=1"
-Result<void> put_knobs(const json& value, std::vector<std::string>& args) {
+Result<void> put_knobs(const SortedJson& value,
+                       std::vector<std::string>& args) {
   if (!value.is_object())
     return wrong_type("set", "an object, as {\"knob\": 1}");
   for (const auto& [knob, to] : value.items()) {
@@ -140,8 +143,9 @@ Result<void> put_knobs(const json& value, std::vector<std::string>& args) {
 }
 
 // At boot nobody knows what a relative one is relative to.
-Result<void> check_absolute(const std::string& key, const json& value) {
-  for (const json& one : value.is_array() ? value : json::array({value}))
+Result<void> check_absolute(const std::string& key, const SortedJson& value) {
+  for (const SortedJson& one :
+       value.is_array() ? value : SortedJson::array({value}))
     if (one.is_string() && !one.get_ref<const std::string&>().starts_with('/'))
       return fail(EINVAL, "'{}': '{}' is not an absolute path", key,
                   shown_name(one.get<std::string>()));
@@ -167,7 +171,7 @@ Result<Options> parse_args(const std::vector<std::string>& args) {
   return std::move(parsed.options);
 }
 
-Result<AddRequest> read_add(const CLI::App& root, const json& in) {
+Result<AddRequest> read_add(const CLI::App& root, const SortedJson& in) {
   const auto keys = keys_of(app_of(root, "add"), true);
   std::vector<std::string> known{kProgram, kComment};
   for (const Key& key : keys) known.push_back(key.name);
@@ -193,7 +197,7 @@ Result<AddRequest> read_add(const CLI::App& root, const json& in) {
   return std::move(requests.front());
 }
 
-Result<AttachRequest> read_attach(const CLI::App& root, const json& in) {
+Result<AttachRequest> read_attach(const CLI::App& root, const SortedJson& in) {
   if (!in.is_object()) return wrong_type(kProgram, "an object");
   const auto keys = keys_of(app_of(root, "attach"), false);
   std::vector<std::string> known;
@@ -221,24 +225,25 @@ Result<AttachRequest> read_attach(const CLI::App& root, const json& in) {
 }
 
 // Of keys that are there twice the library takes the last one.
-Result<json> parse_once(std::string_view text) {
+Result<SortedJson> parse_once(std::string_view text) {
   std::vector<std::set<std::string>> open;
   std::string twice;
-  const auto look = [&](int, json::parse_event_t event, json& parsed) {
-    if (event == json::parse_event_t::object_start) open.emplace_back();
-    if (event == json::parse_event_t::object_end) open.pop_back();
-    if (event == json::parse_event_t::key) {
+  const auto look = [&](int, SortedJson::parse_event_t event,
+                        SortedJson& parsed) {
+    if (event == SortedJson::parse_event_t::object_start) open.emplace_back();
+    if (event == SortedJson::parse_event_t::object_end) open.pop_back();
+    if (event == SortedJson::parse_event_t::key) {
       const auto key = parsed.get<std::string>();
       if (!open.back().insert(key).second) twice = key;
     }
     return true;
   };
   try {
-    json in = json::parse(text, look);
+    SortedJson in = SortedJson::parse(text, look);
     if (!twice.empty()) return fail(EINVAL, "'{}': is there twice", twice);
     if (!in.is_object()) return fail(EINVAL, "is not a JSON object");
     return in;
-  } catch (const json::exception& e) {
+  } catch (const SortedJson::exception& e) {
     // "[json.exception.parse_error.101] parse error at line 1, column 2: ..."
     const std::string_view what = e.what();
     return fail(EINVAL, "is not JSON: {}", what.substr(what.find("] ") + 2));
@@ -250,7 +255,7 @@ Result<json> parse_once(std::string_view text) {
 Result<Config> config_from_json(const std::string& name,
                                 std::string_view text) {
   TRY(check_device_name(name));
-  const json in = TRY(parse_once(text));
+  const SortedJson in = TRY(parse_once(text));
   Options options;
   const auto root = make_app(options);
   Config config{.name = name, .add = TRY(read_add(*root, in)), .attach = {}};

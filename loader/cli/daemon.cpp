@@ -87,8 +87,7 @@ class Messenger {
 
  private:
   void send(const json& message) {
-    const std::string text =
-        message.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
+    const std::string text = dump(message) + "\n";
     // The starter may have gone: then there is nobody to tell.
     if (::write(pipe_.get(), text.data(), text.size()) < 0) pipe_.reset();
   }

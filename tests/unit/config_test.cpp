@@ -68,7 +68,7 @@ TEST(Config, AProgramHasTheOptionsOfAttach) {
   EXPECT_EQ(attach.files.size(), 2U);
   EXPECT_EQ(attach.flags, uint32_t{UBLK_BPF_ATTACH_F_PASS_ERRORS});
   const std::vector<std::pair<std::string, std::string>> knobs = {
-      {"offset", "4096"}, {"name", "12K"}, {"on", "true"}};
+      {"name", "12K"}, {"offset", "4096"}, {"on", "true"}};
   EXPECT_EQ(attach.knobs, knobs);
 }
 

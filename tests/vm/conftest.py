@@ -62,7 +62,7 @@ def pytest_configure(config):
 def spread(items, most):
     """So many of them, from the first to the last."""
     if len(items) <= most or most < 2:
-        return items[:most] if most < 2 else items
+        return items[:most]
     return [items[i * (len(items) - 1) // (most - 1)] for i in range(most)]
 
 
