@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <iterator>
 #include <optional>
 #include <sstream>
 #include <thread>
@@ -328,13 +329,25 @@ Removed remove_devices(Control& control, const StateStore& states,
                        const EndOptions& options) {
   Removed removed;
   KnownServers servers;
-  for (const uint32_t dev_id : dev_ids) {
-    auto done = remove_one(control, states, dev_id, how, options, servers);
-    if (done)
-      removed.deleted.push_back(dev_id);
-    else
-      removed.failed.emplace_back(dev_id, std::move(done).error());
-  }
+  // What one of them has in use is free when that one has gone.
+  std::vector<uint32_t> left = dev_ids;
+  std::vector<std::pair<uint32_t, Error>> busy;
+  do {
+    busy.clear();
+    for (const uint32_t dev_id : left) {
+      auto done = remove_one(control, states, dev_id, how, options, servers);
+      if (done)
+        removed.deleted.push_back(dev_id);
+      else
+        (done.error().code() == EBUSY ? busy : removed.failed)
+            .emplace_back(dev_id, std::move(done).error());
+    }
+    const bool progress = busy.size() < left.size();
+    left.clear();
+    if (!progress) break;
+    for (const auto& [dev_id, error] : busy) left.push_back(dev_id);
+  } while (!left.empty());
+  std::ranges::move(busy, std::back_inserter(removed.failed));
   if (how == Removal::asynchronous) return removed;
   for (const auto& [pid, server] : servers.all()) {
     // Those of it that stay are its others.

@@ -88,6 +88,7 @@ std::string new_instance() {
 }
 
 void settle(const ServeHooks& hooks) {
+  outlive_shutdown();
   // Each is worth having without the others.
   for (const auto step : {leave_mounts, stay_clear_of_reclaim, lock_memory})
     if (auto done = step(); !done) hooks.trouble(done.error());

@@ -62,6 +62,8 @@ Result<void> lock_memory() {
   return {};
 }
 
+void outlive_shutdown() { ::program_invocation_name[0] = '@'; }
+
 bool is_admin() {
   __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3,
                                   .pid = 0};

@@ -29,6 +29,12 @@ Result<void> stay_clear_of_reclaim();
 // The process's memory, once touched, is not swapped out. Needs CAP_IPC_LOCK.
 Result<void> lock_memory();
 
+// systemd's last step of a shutdown, which ends all processes before it
+// unmounts what is left, leaves this one be: what is left may be on a disk that
+// it serves. Shows as a '@' in front of its command line. Counts for root only.
+// Source: systemd.io/ROOT_STORAGE_DAEMONS.
+void outlive_shutdown();
+
 // Whether the thread has CAP_SYS_ADMIN, where the kernel asks for it.
 bool is_admin();
 

@@ -117,6 +117,10 @@ class Machine:
         line, _, self.pending = self.pending.partition(b"\n")
         return line.decode().strip()
 
+    def console_of(self, boot):
+        """What a boot, the first being 1, has printed until it was off."""
+        return (self.work / f"console-{boot}").read_text(errors="replace")
+
     def tail(self):
         return "--- console\n" + "\n".join(self.console.read_text(errors="replace").splitlines()[-40:])
 

@@ -68,7 +68,8 @@ class Install(unittest.TestCase):
         wanted = objects | {f"include/ublk/{p.name}" for p in (REPO / "bpf/include/ublk").iterdir()} | {
             "sbin/ublk-bpf", "share/man/man8/ublk-bpf.8", "share/man/man8/ublk-bpf-up.8", "share/bash-completion/completions/ublk-bpf",
             "include/ublk_bpf.h", "include/ublk_bpf_maps.h", "include/ublkbpf/sys/error.h", "share/ublk-bpf/Makefile.bpf",
-            "lib/systemd/system/ublk-bpf@.service", "lib/udev/rules.d/65-ublk-bpf-name.rules", "share/doc/ublk-bpf/examples/60-ublk-bpf-users.rules",
+            "lib/systemd/system/ublk-bpf@.service", "lib/systemd/system/ublk-bpf-shutdown.service",
+            "lib/systemd/system/final.target.wants/ublk-bpf-shutdown.service", "lib/udev/rules.d/65-ublk-bpf-name.rules", "share/doc/ublk-bpf/examples/60-ublk-bpf-users.rules",
             "lib/ublk-bpf/bench/main.py"}
         self.assertEqual(wanted - self.files, set())
 

@@ -133,6 +133,15 @@ def test_device_below_another_ones_program_is_kept_and_that_one_is_named(lab):
     cli.ok("del", "-n", lower.id)
 
 
+@pytest.mark.face
+def test_of_all_devices_one_that_only_another_one_has_goes_too(lab):
+    lower, _ = lab.loop_device(8)
+    upper = lab.add("null", size="8M")
+    upper.attach("loop", file=lower.path)
+    assert lower.id < upper.id
+    assert sorted(cli.ok("del", "-a")["deleted"]) == [lower.id, upper.id]
+
+
 def test_mounts_of_other_processes_count(lab):
     device, _ = lab.loop_device(32)
     sh("mkfs.ext4", "-q", device.path)
@@ -194,6 +203,15 @@ def test_mounted_device_outlives_sigterm(lab):
     wait_for("the server to end", lambda: not Path(f"/proc/{server}").exists())
     assert not device.exists()
     sh("umount", where)
+
+
+def test_last_step_of_a_shutdown_leaves_servers_alone(lab):
+    """As systemd-shutdown knows them: what it could not unmount may be on their disks."""
+    first = lab.add("null", size="1M", r=1)
+    for device in (lab.add("null", size="1M"), first):
+        assert Path(f"/proc/{device.server_pid()}/cmdline").read_bytes().startswith(b"@")
+    cli.ok("takeover", "-n", first.id)
+    assert Path(f"/proc/{first.server_pid()}/cmdline").read_bytes().startswith(b"@")
 
 
 def test_server_with_recovery_leaves_its_devices_to_a_successor(lab):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """
 ublk-bpf@NAME.service under a real systemd: process 1 of a PID and mount namespace of its own, with its own /run, /etc/fstab, journal and
-udev. It is started and powered off as a host is, except that the devices are deleted at its end, which are the kernel's.
+udev. It is started and powered off as a host is.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from lab import sh
 # about the command and its service, not about the face
 pytestmark = pytest.mark.one_face
 
-UNIT = cli.TREE / "packaging/ublk-bpf@.service.in"
+UNITS = cli.TREE / "packaging"
 RULES = cli.TREE / "packaging/65-ublk-bpf-name.rules"
 SYSTEMD = "/usr/lib/systemd/systemd"
 CGROUPS = Path("/sys/fs/cgroup")
@@ -46,9 +46,9 @@ exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin SYSTEMD_LOG_TARGET=console "$4" -
 """
 
 # In place of systemd's own, which would make the guest's root read-only: what still runs is told to end, and process 1 ends last. What is
-# still mounted of ours then is noted.
+# still mounted of ours then is noted, and what devices there are.
 SHUTDOWN = """#!/bin/bash
-findmnt -rn -o SOURCE | grep ublk >"{dir}/left"
+{{ findmnt -rn -o SOURCE | grep ublk; ls /sys/class/ublk-char; }} >"{dir}/left"
 kill -TERM -1
 for _ in {{1..600}}; do
 	pgrep . | grep -qvE "^(1|$BASHPID)$" || break
@@ -57,8 +57,8 @@ done
 """
 
 
-def unit_text():
-    return UNIT.read_text().replace("@CMAKE_INSTALL_FULL_SBINDIR@", str(Path(cli.COMMAND).parent))
+def unit_text(name):
+    return (UNITS / f"{name}.in").read_text().replace("@CMAKE_INSTALL_FULL_SBINDIR@", str(Path(cli.COMMAND).parent))
 
 
 class Host:
@@ -74,7 +74,10 @@ class Host:
         self.mnt.mkdir()
         (self.dir / "fstab").write_text("")
         (self.dir / "machine-id").write_text("0123456789abcdef0123456789abcdef\n")
-        (units / "ublk-bpf@.service").write_text(unit_text())
+        for name in "ublk-bpf@.service", "ublk-bpf-shutdown.service":
+            (units / name).write_text(unit_text(name))
+        (units / "final.target.wants").mkdir()
+        (units / "final.target.wants/ublk-bpf-shutdown.service").symlink_to("../ublk-bpf-shutdown.service")
         (units / "ublk-test.target").write_text(TARGET)
         shutdown = self.dir / "shutdown"
         shutdown.write_text(SHUTDOWN.format(dir=self.dir))
@@ -145,17 +148,17 @@ class Host:
         try:
             wait_for("the last step", left.exists, timeout=120)
             wait_for("the servers to end", lambda: all(d["server"] is None for d in cli.devices()), timeout=60)
-            mounted = left.read_text()
+            still = left.read_text()
         except AssertionError as e:
             why = self.why()
             self.process.kill()
             raise AssertionError(f"it does not power off\n{why}") from e
         finally:
-            # Devices end with a host. What udev just reads of one would otherwise wait for its server, and process 1 for udev.
+            # Whatever is left: what udev just reads of one would otherwise wait for its server, and process 1 for udev.
             cli.run("del", "-a", "--force")
             self.process.wait(cli.seconds(60))
             self.process = None
-        assert not mounted, f"is still mounted when the last processes are told to end: {mounted}"
+        assert not still, f"is still there when the last processes are told to end: {still}"
 
     def close(self):
         try:
@@ -194,9 +197,10 @@ def outer_pid(host, pid):
 def test_unit_is_valid(lab):
     where = lab.tmp / "units"
     where.mkdir()
-    (where / "ublk-bpf@.service").write_text(unit_text())
+    for name in "ublk-bpf@.service", "ublk-bpf-shutdown.service":
+        (where / name).write_text(unit_text(name))
     (where / "ublk-bpf@x.service").symlink_to("ublk-bpf@.service")
-    done = sh("systemd-analyze", "verify", "--man=no", where / "ublk-bpf@x.service", check=False)
+    done = sh("systemd-analyze", "verify", "--man=no", where / "ublk-bpf@x.service", where / "ublk-bpf-shutdown.service", check=False)
     ours = [line for line in done.stdout.splitlines() if "ublk-bpf" in line]
     assert done.returncode == 0 and not ours, done.stdout
 
