@@ -22,6 +22,7 @@ struct Verdict {
   bool completes = false;
   std::optional<Error> error;  // why it is refused
   std::vector<MapInfo> maps{};
+  uint32_t verified_insns = 0;
 };
 
 struct Checked {
@@ -47,10 +48,12 @@ Result<Verdict> verify(const AttachRequest& request, const FaceInfo& face,
                   .completes = object.completes(program),
                   .error = std::nullopt};
   if (face.face == Face::none) return verdict;
-  if (auto loaded = object.load(program); !loaded)
+  if (auto loaded = object.load(program); !loaded) {
     verdict.error = std::move(loaded).error();
-  else if (auto maps = object.maps(); maps)
-    verdict.maps = std::move(*maps);
+    return verdict;
+  }
+  verdict.maps = TRY(object.maps());
+  verdict.verified_insns = TRY(object.verified_insns());
   return verdict;
 }
 
@@ -91,6 +94,7 @@ json to_json(const Checked& checked) {
          {"error", verdict.error
                        ? json::parse(error_json(*verdict.error))["error"]
                        : json(nullptr)},
+         {"verified_insns", verdict.verified_insns},
          {"maps", maps}});
   }
   return {{"object", checked.object},
@@ -111,7 +115,8 @@ void print(const Checked& checked) {
     if (checked.face == Face::none)
       say(fmt("{}: this kernel has no BPF part of ublk to verify it", what));
     else if (!verdict.error)
-      say(fmt("{}: accepted, as {}", what, face_name(checked.face)));
+      say(fmt("{}: accepted, as {}; the verifier followed {} instructions",
+              what, face_name(checked.face), verdict.verified_insns));
   }
 }
 

@@ -4,7 +4,6 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/stat.h>
-#include <syslog.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -14,8 +13,8 @@
 
 #include "cli/json.h"
 #include "cli/output.h"
+#include "cli/system_log.h"
 #include "device/gc.h"
-#include "sys/names.h"
 #include "sys/process.h"
 #include "sys/unique_fd.h"
 
@@ -57,12 +56,18 @@ int print_live(const std::vector<uint32_t>& dev_ids, const Options& options) {
 // What the daemon tells its starter: one JSON object per line.
 class Messenger {
  public:
-  explicit Messenger(UniqueFd pipe) : pipe_(std::move(pipe)) {}
+  Messenger(UniqueFd pipe, SystemLog log)
+      : pipe_(std::move(pipe)), log_(std::move(log)) {}
 
   // False: nobody is listening.
   bool live(const std::vector<Device>& devices) {
     std::vector<uint32_t> dev_ids;
-    for (const Device& device : devices) dev_ids.push_back(device.info.dev_id);
+    std::map<uint32_t, std::string> names;
+    for (const Device& device : devices) {
+      dev_ids.push_back(device.info.dev_id);
+      names[device.info.dev_id] = device.state ? device.state->name : "";
+    }
+    log_.set_names(std::move(names));
     send({{"live", dev_ids}});
     const bool told = pipe_.valid();
     pipe_.reset();
@@ -82,7 +87,7 @@ class Messenger {
               {"hint", error.hint_text()},
               {"detail", error.detail_text()}}}});
     else
-      ::syslog(LOG_DAEMON | LOG_ERR, "%s", one_line(error.line()).c_str());
+      log_.write(error);
   }
 
  private:
@@ -93,6 +98,7 @@ class Messenger {
   }
 
   UniqueFd pipe_;
+  SystemLog log_;
 };
 
 Error error_from(const json& from) {
@@ -116,7 +122,8 @@ void block_signals() {
 UniqueFd settle_as_daemon(UniqueFd pipe) {
   ::setsid();
   ::umask(022);
-  if (::chdir("/") != 0) ::syslog(LOG_DAEMON | LOG_WARNING, "chdir /: %m");
+  // The root is there in any case.
+  (void)!::chdir("/");
   const UniqueFd null(::open("/dev/null", O_RDWR));
   for (int fd : {0, 1, 2})
     if (null.valid()) ::dup2(null.get(), fd);
@@ -126,8 +133,6 @@ UniqueFd settle_as_daemon(UniqueFd pipe) {
     moved = 3;
   }
   ::close_range(4, ~0U, 0);
-  // Before the mounts, and with them the log's socket, are left.
-  ::openlog("ublk-bpf", LOG_PID | LOG_NDELAY, LOG_DAEMON);
   return UniqueFd(moved);
 }
 
@@ -177,7 +182,7 @@ int serve_in_background(
   UniqueFd pipe = settle_as_daemon(std::move(starter));
   const ControlOptions control{.deadline = options.control().deadline,
                                .keep = pipe.get()};
-  Messenger messenger(std::move(pipe));
+  Messenger messenger(std::move(pipe), SystemLog::connect());
   const auto done = serve(
       {.control = control,
        .live =

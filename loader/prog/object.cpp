@@ -382,13 +382,21 @@ Result<std::vector<MapInfo>> ProgramObject::maps() const {
   return TRY_IN(path_, maps_of_programs(halves));
 }
 
-Result<uint32_t> ProgramObject::id() const {
+Result<bpf_prog_info> ProgramObject::info_of(int prog_fd) const {
   bpf_prog_info info{};
   uint32_t len = sizeof(info);
-  const int ret = bpf_prog_get_info_by_fd(fd(), &info, &len);
+  const int ret = bpf_prog_get_info_by_fd(prog_fd, &info, &len);
   if (const int code = errno_of(ret))
-    return fail_sys(code, "{}: getting the program's id", path_);
-  return info.id;
+    return fail_sys(code, "{}: asking what the program is", path_);
+  return info;
+}
+
+Result<uint32_t> ProgramObject::id() const { return TRY(info_of(fd())).id; }
+
+Result<uint32_t> ProgramObject::verified_insns() const {
+  uint32_t insns = TRY(info_of(fd())).verified_insns;
+  if (complete_) insns += TRY(info_of(complete_fd())).verified_insns;
+  return insns;
 }
 
 }  // namespace ublk

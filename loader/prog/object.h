@@ -15,6 +15,7 @@
 struct bpf_object;
 struct bpf_map;
 struct bpf_program;
+struct bpf_prog_info;
 
 namespace ublk {
 
@@ -58,6 +59,9 @@ class ProgramObject {
   Result<uint32_t> id() const;
   // Of its completion half; -1 if there is none.
   int complete_fd() const;
+  // How many instructions the verifier has followed, in both halves: what
+  // loading costs, and what has a limit of 1,000,000 for each half.
+  Result<uint32_t> verified_insns() const;
   // That the loaded program and its completion half use.
   Result<std::vector<MapInfo>> maps() const;
 
@@ -71,6 +75,7 @@ class ProgramObject {
   Result<std::vector<bpf_program*>> select(const std::string& program);
   Result<bpf_program*> select_half(const std::string& half);
   bpf_map* find_map(const std::string& name) const;
+  Result<bpf_prog_info> info_of(int prog_fd) const;
 
   std::string path_;
   FaceInfo face_;

@@ -5,6 +5,7 @@ import ctypes
 import os
 import re
 import signal
+import socket
 import struct
 import subprocess
 import time
@@ -186,6 +187,23 @@ def test_server_that_is_told_to_end_leaves_what_is_in_use(lab):
     sh("umount", where)
     wait_for("the other one to be gone, once it is free", lambda: not device.exists())
     assert (lab.mount(disk, "ext4") / "file").read_bytes() == pattern(0, 65536), "it went while it was mounted"
+
+
+def test_a_servers_words_are_in_the_journal_with_its_device(lab):
+    where = Path("/run/systemd/journal/socket")
+    if where.exists():
+        pytest.fail("the guest has a journal")
+    where.parent.mkdir(parents=True, exist_ok=True)
+    lab.cleanup(where.unlink)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+        journal.bind(str(where))
+        journal.settimeout(cli.seconds(30))
+        device = lab.add("null", size="1M", name="vm1")
+        with Opened(device.path):
+            os.kill(device.server_pid(), signal.SIGTERM)
+            entry = dict(line.split("=", 1) for line in journal.recv(4096).decode().splitlines())
+    assert "in use" in entry["MESSAGE"] and entry["UBLK_BPF_NAME"] == "vm1" and entry["ERRNO"] == "16", entry
+    assert entry["UBLK_BPF_DEVICE"] == Path(device.path).name
 
 
 def test_mounted_device_outlives_sigterm(lab):
