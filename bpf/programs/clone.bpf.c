@@ -141,23 +141,36 @@ static __always_inline _Bool whole_blocks(const struct ublk_bpf_ctx *ctx)
 	       (!(end & within) || end == nr_sectors);
 }
 
-/* whether all of them are in the top layer; not if they are too many */
-static __always_inline _Bool all_present(struct blocks b)
+/*
+ * Whether the @nr blocks from @first on are in the top layer; not if they are in
+ * too many words. A function of its own to the verifier, which follows it once.
+ */
+int __attribute__((noinline)) words_present(__u64 first, __u64 nr)
 {
 	__u64 mask;
 	__u32 i;
 
 	for (i = 0; i < MAX_WORDS; i++) {
-		mask = mask_of(b.first, b.nr);
-		if ((load_word(b.first >> 6) & mask) != mask)
+		mask = mask_of(first, nr);
+		if ((load_word(first >> 6) & mask) != mask)
 			return 0;
-		mask = 64 - (b.first & 63);
-		if (b.nr <= mask)
+		mask = 64 - (first & 63);
+		if (nr <= mask)
 			return 1;
-		b.nr -= mask;
-		b.first += mask;
+		nr -= mask;
+		first += mask;
 	}
 	return 0;
+}
+
+/* those of one word in one place, as most are */
+static __always_inline _Bool all_present(struct blocks b)
+{
+	__u64 mask = mask_of(b.first, b.nr);
+
+	if ((b.first & 63) + b.nr <= 64)
+		return (load_word(b.first >> 6) & mask) == mask;
+	return words_present(b.first, b.nr);
 }
 
 /*
@@ -193,78 +206,67 @@ __u64 __attribute__((noinline)) find(__u64 sector)
 	return (end - sector) | file << FILE_SHIFT;
 }
 
-/* READ: where the plan has come to */
+/* What a READ finds of a plan: its first piece, and how far all of them reach. */
 struct plan {
-	struct ublk_bpf_ctx *ctx;
-	const struct ublk_bpf_clone *state;
-	__u64	sector;		/* the next one */
-	__u64	end;		/* of the request, or of what this plan has */
-	/* an extent that the next one may go on */
-	__u64	from;
+	__u64	sector;		/* the next one that is looked at */
+	__u64	end;		/* of what is looked at */
+	__u32	most;		/* pieces */
+	__u32	nr;		/* of them there are */
+	__u32	last_file;	/* of the extent before @sector */
+	/* the first one: its file, of the device its sectors, where in its file */
 	__u32	file;
-	__u32	nr_sqes;	/* before it */
-	__u32	user_data;
-	_Bool	dry;		/* only looks how far a plan reaches */
+	__u64	from;
+	__u64	until;
+	__u64	offset;
 };
 
-static __always_inline __u64 offset_of(const struct plan *p)
-{
-	__u64 offset = p->from << UBLK_BPF_SECTOR_SHIFT;
-
-	if (p->file < UBLK_BPF_CLONE_LAYERS && p->file != nr_layers)
-		offset += p->state->data_offset[p->file];
-	return offset;
-}
-
-/* what was found until @p->sector becomes an SQE */
-static __always_inline void queue_extent(struct plan *p)
-{
-	__u64 start = p->ctx->start_sector;
-
-	if (p->file == NO_FILE)
-		return;
-	p->nr_sqes++;
-	if (p->dry)
-		return;
-	ublk_bpf_queue_rw_with(p->ctx, p->file, offset_of(p),
-			       (p->from - start) << UBLK_BPF_SECTOR_SHIFT,
-			       (p->sector - p->from) << UBLK_BPF_SECTOR_SHIFT,
-			       p->user_data);
-}
-
 /* 1: the plan is full, or reaches the end */
-static long step(__u32 index __attribute__((unused)), struct plan *p)
+static long step(__u32 index __attribute__((unused)), struct plan **walked)
 {
-	__u64 found, end;
-	__u32 file;
+	struct plan *p = *walked;
+	__u64 found, left;
+	__u32 file, nr;
 
 	if (p->sector >= p->end)
 		return 1;
+	left = p->end - p->sector;
 	found = find(p->sector);
 	file = found >> FILE_SHIFT;
-	if (file != p->file) {
-		queue_extent(p);
-		p->file = file;
-		p->from = p->sector;
-		if (p->nr_sqes >= UBLK_BPF_MAX_SQES) {
-			p->file = NO_FILE;
+	nr = found;
+	if (nr > left)
+		nr = left;
+	if (file != NO_FILE && file != p->last_file) {
+		if (p->nr >= p->most)
 			return 1;
+		if (!p->nr) {
+			p->file = file;
+			p->from = p->sector;
 		}
+		p->nr++;
 	}
-	end = p->sector + (__u32)found;
-	p->sector = end < p->end ? end : p->end;
+	p->last_file = file;
+	p->sector += nr;
+	if (file != NO_FILE && p->nr == 1)
+		p->until = p->sector;
 	return 0;
 }
 
-static __always_inline void walk(struct plan *p, __u64 sector, _Bool dry)
+/* From @p->sector on. Followed once by the verifier, too. */
+int __attribute__((noinline)) walk(struct plan *p)
 {
-	p->sector = sector;
-	p->from = sector;
-	p->file = NO_FILE;
-	p->nr_sqes = 0;
-	p->dry = dry;
-	bpf_loop(MAX_STEPS, step, p, 0);
-	queue_extent(p);
+	const struct ublk_bpf_clone *state = shared();
+
+	if (!p || !state)
+		return 0;
+	p->nr = 0;
+	p->last_file = NO_FILE;
+	/* bpf_loop() hands on what is on the stack */
+	bpf_loop(MAX_STEPS, step, &p, 0);
+	p->offset = p->from << UBLK_BPF_SECTOR_SHIFT;
+	/* not of the base */
+	if (p->file < UBLK_BPF_CLONE_LAYERS && p->file != nr_layers)
+		p->offset += state->data_offset[p->file];
+	return 1;
 }
 
 /*
@@ -276,55 +278,64 @@ static __always_inline void walk(struct plan *p, __u64 sector, _Bool dry)
 static __always_inline int plan_read(struct ublk_bpf_ctx *ctx, __u32 done,
 				     int zeroes)
 {
-	__u64 start = ctx->start_sector;
+	__u64 start = ctx->start_sector, user_data = 0;
 	struct plan p = {
-		.ctx = ctx,
-		.state = shared(),
+		.sector = start + done,
 		.end = start + ctx->nr_sectors,
+		.most = UBLK_BPF_MAX_SQES,
 	};
+	__u32 i;
 
-	if (!p.state)
-		return UBLK_BPF_IO_PASS;
-	walk(&p, start + done, 1);
-	if (!p.nr_sqes)
-		return p.sector < p.end ? UBLK_BPF_IO_PASS : zeroes;
-	p.end = p.sector;
-	p.user_data = p.end - start;
-	if (p.nr_sqes == 1 && p.file != NO_FILE) {
-		p.dry = 0;
-		queue_extent(&p);
-		return UBLK_BPF_IO_REDIRECT;
-	}
-	walk(&p, start + done, 0);
-	/* blocks that have become present meanwhile may make more pieces of it */
-	return p.sector < p.end ? UBLK_BPF_IO_PASS : UBLK_BPF_IO_REDIRECT;
-}
-
-/* all of it at its place in one file, which it is known to be in */
-static __always_inline int queue_whole(struct ublk_bpf_ctx *ctx, __s32 fd,
-				       __u64 offset, __u64 user_data)
-{
-	return ublk_bpf_queue_all_with(ctx, fd,
-				       offset + ublk_bpf_start_bytes(ctx),
+	/* the first walk looks how far it reaches, each other one has a piece */
+	for (i = 0; i <= UBLK_BPF_MAX_SQES; i++) {
+		if (!walk(&p))
+			return UBLK_BPF_IO_PASS;
+		if (!i) {
+			if (!p.nr)
+				return p.sector < p.end ? UBLK_BPF_IO_PASS : zeroes;
+			user_data = p.sector - start;
+			p.end = p.sector;
+			if (p.nr > 1) {
+				p.sector = start + done;
+				p.most = 1;
+				continue;
+			}
+		}
+		if (!p.nr)
+			break;
+		ublk_bpf_queue_rw_with(ctx, p.file, p.offset,
+				       (p.from - start) << UBLK_BPF_SECTOR_SHIFT,
+				       (p.until - p.from) << UBLK_BPF_SECTOR_SHIFT,
 				       user_data);
+		if (p.sector >= p.end)
+			return UBLK_BPF_IO_REDIRECT;
+	}
+	/* blocks that have become present meanwhile have made more pieces of it */
+	return UBLK_BPF_IO_PASS;
 }
 
 static __always_inline int read(struct ublk_bpf_ctx *ctx)
 {
 	struct blocks b = blocks_of(ctx);
-	__u64 mask = mask_of(b.first, b.nr), bits;
+	__u64 mask = mask_of(b.first, b.nr), bits, offset = 0;
+	__u32 file = NO_FILE;
 
 	/* the blocks of one word in one place, as most are */
 	if ((b.first & 63) + b.nr <= 64) {
 		bits = load_word(b.first >> 6) & mask;
-		if (bits == mask)
-			return queue_whole(ctx, 0, top_offset,
-					   ctx->nr_sectors);
-		if (!bits && nr_layers == 1 &&
-		    ctx->start_sector + ctx->nr_sectors <= base_sectors)
-			return queue_whole(ctx, 1, 0, ctx->nr_sectors);
+		if (bits == mask) {
+			file = 0;
+			offset = top_offset;
+		} else if (!bits && nr_layers == 1 &&
+			   ctx->start_sector + ctx->nr_sectors <= base_sectors) {
+			file = 1;
+		}
 	}
-	return plan_read(ctx, 0, UBLK_BPF_IO_DROP);
+	if (file == NO_FILE)
+		return plan_read(ctx, 0, UBLK_BPF_IO_DROP);
+	ublk_bpf_queue_rw_with(ctx, file, offset + ublk_bpf_start_bytes(ctx), 0,
+			       ublk_bpf_len_bytes(ctx), ctx->nr_sectors);
+	return UBLK_BPF_IO_REDIRECT;
 }
 
 static __always_inline _Bool is_saved(const struct ublk_bpf_clone *state)
@@ -358,23 +369,24 @@ static __always_inline int change(struct ublk_bpf_ctx *ctx)
 {
 	const struct ublk_bpf_clone *state = shared();
 	struct blocks b = blocks_of(ctx);
+	_Bool first;
 
 	if (!state || is_frozen(state))
 		return UBLK_BPF_IO_PASS;
 	/* a part of a block keeps its data, as with the server */
 	if (ctx->op == UBLK_IO_OP_DISCARD && !whole_blocks(ctx))
 		return UBLK_BPF_IO_PASS;
-	if (all_present(b)) {
-		/* after the bits were seen: they may be new */
-		if (ctx->flags & UBLK_IO_F_FUA && !is_saved(state))
-			return UBLK_BPF_IO_PASS;
-		return queue_whole(ctx, 0, top_offset, 0);
-	}
-	if (ctx->op != UBLK_IO_OP_WRITE || ctx->flags & UBLK_IO_F_FUA ||
-	    !whole_blocks(ctx) || b.nr > (MAX_WORDS - 1) * 64 ||
-	    is_busy(state, b))
+	first = !all_present(b);
+	/* after the bits were seen: they may be new */
+	if (!first && ctx->flags & UBLK_IO_F_FUA && !is_saved(state))
 		return UBLK_BPF_IO_PASS;
-	return queue_whole(ctx, 0, top_offset, 1);
+	if (first && (ctx->op != UBLK_IO_OP_WRITE ||
+		      ctx->flags & UBLK_IO_F_FUA || !whole_blocks(ctx) ||
+		      b.nr > (MAX_WORDS - 1) * 64 || is_busy(state, b)))
+		return UBLK_BPF_IO_PASS;
+	return ublk_bpf_queue_all_with(ctx, 0,
+				       top_offset + ublk_bpf_start_bytes(ctx),
+				       first);
 }
 
 UBLK_BPF(clone)

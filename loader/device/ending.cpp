@@ -30,6 +30,9 @@ using std::chrono::steady_clock;
 // How often a server that is to end looks whether its devices are free.
 constexpr std::chrono::milliseconds kFreePeriod = 500ms;
 
+// The service manager of a host.
+constexpr uint32_t kProcessOne = 1;
+
 // Somebody else may be at it just now, and faster.
 Result<void> unless_gone(Result<void> done) {
   if (!done && done.error().code() == ENODEV) return {};
@@ -207,10 +210,13 @@ Result<std::vector<pollfd>> ServeLoop::wait() {
   return fds;
 }
 
+// A service manager says everything twice: systemd sends another SIGTERM to what
+// is left of a unit after TimeoutStopSec, and one to all when the host goes
+// down. By that nobody insists.
 void ServeLoop::count_signals() {
   signalfd_siginfo info;
   while (::read(signals_.get(), &info, sizeof(info)) == sizeof(info))
-    nr_signals_++;
+    if (info.ssi_pid != kProcessOne || !nr_signals_) nr_signals_++;
 }
 
 void ServeLoop::end_those_that_have_ended(const std::vector<pollfd>& fds) {

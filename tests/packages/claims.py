@@ -23,8 +23,8 @@ class Claims:
         failure = None
         try:
             yield
-        except (AssertionError, Lost) as e:
-            failure = str(e) or repr(e)
+        except Exception as e:
+            failure = str(e) if isinstance(e, (AssertionError, Lost)) and str(e) else repr(e)
             stop = Stop(text) if needed or isinstance(e, Lost) else None
         seconds = time.monotonic() - began
         self.cases.append((text, seconds, failure))

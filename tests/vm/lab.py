@@ -161,9 +161,13 @@ class Lab:
             opts = {"write_back": True, **opts}
         files = file if isinstance(file, (list, tuple)) else [file] if file else []
         args = ["add", "-t", target, *(arg for f in files for arg in ("-f", f)), *cli.options(opts)]
-        device = cli.Device(cli.ok(*args))
-        self.stack.callback(self._delete, device)
+        device = self.adopt(cli.Device(cli.ok(*args)))
         wait_for(device.path, lambda: os.path.exists(device.path))
+        return device
+
+    def adopt(self, device):
+        """One that is there already is deleted afterwards."""
+        self.stack.callback(self._delete, device)
         return device
 
     @staticmethod

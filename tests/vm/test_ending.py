@@ -223,6 +223,41 @@ def test_mounted_device_outlives_sigterm(lab):
     sh("umount", where)
 
 
+class ProcessOne:
+    """A shell that is process 1 of a PID namespace, and does what it is told."""
+
+    def __init__(self, lab):
+        self.shell = subprocess.Popen(["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c",
+                                       'while read -r line; do eval "$line"; echo done; done'],
+                                      stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        lab.cleanup(self.shell.wait)
+        lab.cleanup(self.shell.kill)
+
+    def tell(self, line):
+        self.shell.stdin.write(f"{line}\n")
+        self.shell.stdin.flush()
+        while (said := self.shell.stdout.readline()) != "done\n":
+            assert said, "the shell has ended"
+
+
+def test_process_1_may_repeat_itself(lab):
+    """systemd sends a second SIGTERM to what is left of a unit."""
+    one = ProcessOne(lab)
+    one.tell(f"{cli.COMMAND} add -t null --size 1M")
+    (device,) = (lab.adopt(cli.Device(info)) for info in cli.devices())
+    server = device.server_pid()
+    there = Path(f"/proc/{server}/status").read_text().split("NSpid:")[1].split()[1]
+    one.tell(f"exec 5<>{device.path}")
+    for _ in range(3):
+        one.tell(f"kill -TERM {there}")
+        has_looked(server)
+    assert device.state() == "live" and device.server_pid() == server
+    # whoever else does insists
+    os.kill(server, signal.SIGTERM)
+    wait_for("the server to end", lambda: not Path(f"/proc/{server}").exists())
+    assert not device.exists()
+
+
 def test_last_step_of_a_shutdown_leaves_servers_alone(lab):
     """As systemd-shutdown knows them: what it could not unmount may be on their disks."""
     first = lab.add("null", size="1M", r=1)
