@@ -56,6 +56,7 @@ CLONE_RATIOS = [
     Ratio("clone", "qemu-nbd, qcow2", everywhere(0.40, 0.40), backing=IN_MEMORY, engines=BOTH, rws=FIRST),
 ]
 ADD_CLONE_MS = 20  # until the first read has ended, at an instruction a nanosecond
+PAUSE_MS = 100  # of an I/O while a clone is snapshotted, forked or reset, at an instruction a nanosecond, all on one processor
 CLONE_BYTES = 1 << 20  # of memory, beside its bitmap
 PEER_RATIO = 1.00  # our server / kublk, on the same data path
 # Our null target as it is by default. kublk completes reads on the request's own pages without touching them, so a reader gets whatever they

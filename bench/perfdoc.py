@@ -229,6 +229,10 @@ def clones_page(sources):
         adds = s.data["add_ms"]
         out.append(f"From the start of `add` to the end of the first read, a clone of an image of 1 TiB, at an instruction a nanosecond: "
                    f"{statistics.median(adds):.1f} ms (median of {len(adds)}; {min(adds):.1f} to {max(adds):.1f}).")
+        if waits := s.data.get("pause_ms"):
+            out.append("The longest 4k read or write while a clone is under both, at an instruction a nanosecond, the command on the same processor: " +
+                       ", ".join(f"{max(times):.1f} ms during a {what} (of {len(times)}, median {statistics.median(times):.1f})" for what, times in waits.items())
+                       + ". No I/O fails.")
         out += [f"Absent: {a['path']}: {a['why']}." for a in s.data.get("absent") or []]
     for s in (s for s in sources if s.kind == "many"):
         out += [s.heading("Seconds of an emulator, so only their growth says something"), MANY, report.markdown(escaped(many.rows(s.data["steps"])))]

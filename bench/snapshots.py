@@ -2,7 +2,7 @@
 """
 Runs in a virtual machine whose time is the number of instructions executed: what clones cost beside what else makes a disk of an image
 and of what was written since: device mapper's snapshots and thin volumes, and qemu-nbd with qcow2. Blocks that are there, blocks that are
-written for the first time, and how long it takes until a clone of a large image can be used. Leaves result.json and report.txt in /out.
+written for the first time, how long it takes until a clone of a large image can be used, and how long I/O waits for a snapshot. Leaves result.json and report.txt in /out.
 Started by bench/run --clones.
 """
 
@@ -19,8 +19,9 @@ import lab
 import mapped
 import measure
 import paths
+import pauses
 import report
-from limits import ADD_CLONE_MS, check, judge_clones
+from limits import ADD_CLONE_MS, PAUSE_MS, check, judge_clones
 from measure import Job
 from way import Absent, Made, Shape, Way, need_tool
 
@@ -28,6 +29,7 @@ DISK_MIB = 64
 FILE_MIB = 32
 MEMORY_MIB = 512
 IMAGE_BYTES = 1 << 40
+PAUSES = 5
 FIRST = "first write"
 DISKS, FILES, MEMORY = "null_blk", "file on ext4", "file in memory"
 BACKINGS = {DISKS: "completes inline, keeps nothing; what is written the first time or copied, on null_blk that keeps it", FILES: lab.FileDisk.WHAT,
@@ -240,11 +242,14 @@ def run(args):
         cells += first_cells(places, args.rounds, absent)
         progress(f"adds {args.adds} clones of 1 TiB, one after the other")
         adds = add_times(args.adds)
+        waits = pauses.measure(KEPT, PAUSES, progress)
         stack.pop_all()  # the machine ends
     checks = judge_clones(cells)
     checks.append(check("add of a clone of 1 TiB until its first read", statistics.median(adds), ADD_CLONE_MS, f"median of {len(adds)}", unit="ms"))
+    checks += [check(f"longest I/O during a {what}", max(times), PAUSE_MS, f"of {len(times)} times", unit="ms") for what, times in waits.items()]
     return {"version": guest.RESULT_VERSION, "set": "clones", **guest.versions(), "settings": {"rounds": args.rounds, "span_bytes": measure.SPAN_BYTES},
-            "backings": BACKINGS, "absent": absent, "generator_part": [], "cells": cells, "add_ms": adds, "checks": checks}
+            "backings": BACKINGS, "absent": absent, "generator_part": [], "cells": cells, "add_ms": adds, "pause_ms": waits,
+            "checks": checks}
 
 
 def main():

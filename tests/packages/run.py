@@ -179,7 +179,7 @@ def boot(host):
         host.mounted()
         host.ok("sha256sum -c /root/data.sum")
     with host.claim("the shutdown before it has deleted the device, so that the root file system could be made read-only"):
-        said = host.machine.console_of(host.machine.boots - 1)
+        said = host.machine.console_before()
         assert "Restarting system" in said and "Device or resource busy" not in said, said
         said = host.ok("journalctl -b -1 -u ublk-bpf-shutdown -o cat --no-pager")
         assert "Deletion of block devices" in said and "ublkb" not in said, said
