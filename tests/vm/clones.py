@@ -112,9 +112,7 @@ def snapshot(device, to):
 
 
 def fork(lab, device, to):
-    forked = cli.Device(cli.ok("fork", "-n", device.id, "--to", to))
-    lab.cleanup(lab._delete, forked)
-    return forked
+    return lab.adopt(cli.Device(cli.ok("fork", "-n", device.id, "--to", to)))
 
 
 def layers_of(device):
