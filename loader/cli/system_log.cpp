@@ -76,8 +76,10 @@ void SystemLog::write(const Error& error) const {
     if (name != names_.end() && !name->second.empty())
       entry += fmt("UBLK_BPF_NAME={}\n", name->second);
   }
-  // Nobody would hear that it cannot be told.
-  (void)::send(journal_.get(), entry.data(), entry.size(), MSG_NOSIGNAL);
+  // A journal that is behind is not waited for: it may write to a disk that is
+  // served here.
+  (void)::send(journal_.get(), entry.data(), entry.size(),
+               MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
 }  // namespace ublk::cli

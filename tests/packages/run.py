@@ -173,12 +173,31 @@ def boot(host):
         host.block("boot")
         host.served()
         host.ok("head -c 1M /dev/urandom >/mnt/vm1/data && sha256sum /mnt/vm1/data >/root/data.sum && sync")
+    with host.claim("a second one, whose file is on another file system, is tracked, and writes to it are listed", needed=True):
+        host.ok("""truncate -s 64M /srv/more.img; mkfs.ext4 -q -F /srv/more.img; mkdir /more; echo '/srv/more.img /more ext4 loop 0 2' >>/etc/fstab
+            mkdir /etc/systemd/system/ublk-bpf@vm2.service.d
+            printf '[Unit]\nRequiresMountsFor=/more\n' >/etc/systemd/system/ublk-bpf@vm2.service.d/files.conf; systemctl daemon-reload
+            echo '{"type": "loop", "file": "/more/vm2.img", "track": "/more/vm2.track"}' >/etc/ublk-bpf/vm2.json
+            systemctl start more.mount; truncate -s 16M /more/vm2.img
+            systemctl enable --now ublk-bpf@vm2; udevadm settle; ublk-bpf track mark -n vm2
+            dd if=/dev/urandom of=/dev/disk/by-id/ublk-bpf-vm2 bs=64k seek=16 count=1 oflag=direct status=none""")
+        before = json.loads(host.ok("ublk-bpf track list -n vm2 --json"))["extents"]
+        assert [e["start"] for e in before] == [1 << 20], before
     with host.claim("after a reboot the device is served, its program attached, and its file system mounted from fstab", needed=True):
         host.machine.reboot()
         host.wait("the boot", "systemctl is-system-running | grep -E 'running|degraded'", 300)
         host.mounted()
         host.ok("sha256sum -c /root/data.sum")
-    with host.claim("the shutdown before it has deleted the device, so that the root file system could be made read-only"):
+    with host.claim("and the tracked one has not forgotten what was written before"):
+        host.wait("the second device", "systemctl is-active ublk-bpf@vm2")
+        after = json.loads(host.ok("ublk-bpf track list -n vm2 --json"))["extents"]
+        assert after == before, after
+    with host.claim("its file system was unmounted before, as it was deleted"):
+        said = host.ok("journalctl -b -1 -o cat --no-pager")
+        assert "Unmounted more.mount" in said and "Failed unmounting" not in said, said
+    host.ok("""systemctl disable --now ublk-bpf@vm2; ublk-bpf down vm2; systemctl stop more.mount
+        sed -i '/more.img/d' /etc/fstab; rm -r /etc/ublk-bpf/vm2.json /srv/more.img /more /etc/systemd/system/ublk-bpf@vm2.service.d; systemctl daemon-reload""")
+    with host.claim("the shutdown before it has deleted the devices, so that the root file system could be made read-only"):
         said = host.machine.console_before()
         assert "Restarting system" in said and "Device or resource busy" not in said, said
         said = host.ok("journalctl -b -1 -u ublk-bpf-shutdown -o cat --no-pager")
