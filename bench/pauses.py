@@ -17,6 +17,7 @@ import lab
 SIZE_MIB = 64
 BYTES = 4096
 SETTLE_SECONDS = 0.3  # of load before the command, at an instruction a nanosecond
+DEADLINE_SECONDS = 60
 COMMANDS = {
     "snapshot": lambda device, to: ("snapshot", "-n", device, "--to", to),
     "fork": lambda device, to: ("fork", "-n", device, "--to", to),
@@ -24,47 +25,55 @@ COMMANDS = {
 }
 
 
-def user(node, writes, stop, results):
+def user(node, writes, begun, stop, results):
     """Reads or writes until told to stop; leaves when each began and ended. An error ends it, and is left instead."""
     places = random.Random(int(writes))
     done = []
-    fd = os.open(node, os.O_RDWR | os.O_DIRECT)
-    data = mmap.mmap(-1, BYTES)
     try:
+        fd = os.open(node, os.O_RDWR | os.O_DIRECT)
+        data = mmap.mmap(-1, BYTES)
         while not stop.is_set():
             offset = places.randrange((SIZE_MIB << 20) // BYTES) * BYTES
-            began = time.monotonic_ns()
+            at = time.monotonic_ns()
             moved = os.pwritev(fd, [data], offset) if writes else os.preadv(fd, [data], offset)
-            done.append((began, time.monotonic_ns()))
+            done.append((at, time.monotonic_ns()))
             if moved != BYTES:
                 raise OSError(f"{moved} of {BYTES} bytes at {offset}")
+            begun.set()
         results.put(done)
     except OSError as e:
         results.put(str(e))
-    finally:
-        os.close(fd)
 
 
 def longest(node, command):
-    """Milliseconds of the longest I/O that overlaps with the command."""
+    """Milliseconds of the longest I/O that overlaps with the command, and what that printed."""
     results, stop = multiprocessing.Queue(), multiprocessing.Event()
-    users = [multiprocessing.Process(target=user, args=(node, writes, stop, results)) for writes in (False, True)]
+    begun = [multiprocessing.Event() for _ in range(2)]
+    users = [multiprocessing.Process(target=user, args=(node, bool(i), begun[i], stop, results), daemon=True) for i in range(2)]
     for one in users:
         one.start()
-    time.sleep(SETTLE_SECONDS)
-    began = time.monotonic_ns()
-    made = lab.ublk(*command)
-    ended = time.monotonic_ns()
-    stop.set()
-    found = [results.get() for _ in users]
+    try:
+        for one in begun:
+            if not one.wait(DEADLINE_SECONDS):
+                raise lab.Failed(f"{node}: no I/O for {DEADLINE_SECONDS} s")
+        time.sleep(SETTLE_SECONDS)
+        at = time.monotonic_ns()
+        made = lab.ublk(*command)
+        ended = time.monotonic_ns()
+    finally:
+        stop.set()
+    found = [results.get(timeout=DEADLINE_SECONDS) for _ in users]
     for one in users:
         one.join()
+    words = " ".join(map(str, command))
+    times = []
     for done in found:
         if isinstance(done, str):
-            raise lab.Failed(f"{' '.join(map(str, command))}: I/O meanwhile has failed: {done}")
-    times = [e - b for done in found for b, e in done if e > began and b < ended]
-    if not times:
-        raise lab.Failed(f"{' '.join(map(str, command))}: no I/O meanwhile")
+            raise lab.Failed(f"{words}: I/O meanwhile has failed: {done}")
+        mine = [e - b for b, e in done if e > at and b < ended]
+        if not mine:
+            raise lab.Failed(f"{words}: one of the users has done no I/O meanwhile")
+        times += mine
     return round(max(times) / 1e6, 3), made
 
 

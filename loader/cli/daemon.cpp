@@ -10,6 +10,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <map>
+#include <mutex>
 
 #include "cli/json.h"
 #include "cli/output.h"
@@ -53,7 +55,8 @@ int print_live(const std::vector<uint32_t>& dev_ids, const Options& options) {
   return kDone;
 }
 
-// What the daemon tells its starter: one JSON object per line.
+// What the daemon tells its starter: one JSON object per line. Any thread may
+// tell something.
 class Messenger {
  public:
   Messenger(UniqueFd pipe, SystemLog log)
@@ -61,25 +64,36 @@ class Messenger {
 
   // False: nobody is listening.
   bool live(const std::vector<Device>& devices) {
+    const std::lock_guard lock(mutex_);
+    name(devices);
     std::vector<uint32_t> dev_ids;
-    std::map<uint32_t, std::string> names;
-    for (const Device& device : devices) {
-      dev_ids.push_back(device.info.dev_id);
-      names[device.info.dev_id] = device.state ? device.state->name : "";
-    }
-    log_.set_names(std::move(names));
+    for (const Device& device : devices) dev_ids.push_back(device.info.dev_id);
     send({{"live", dev_ids}});
     const bool told = pipe_.valid();
     pipe_.reset();
     return told;
   }
   // The starter is told why, and listens no more.
-  void refuse(const Error& error) {
-    tell("error", error);
+  void refuse(const Error& error, const std::vector<Device>& devices) {
+    const std::lock_guard lock(mutex_);
+    name(devices);
+    tell_locked("error", error);
     pipe_.reset();
   }
   // To the starter, or once it has gone to the system's log.
   void tell(const char* kind, const Error& error) {
+    const std::lock_guard lock(mutex_);
+    tell_locked(kind, error);
+  }
+
+ private:
+  void name(const std::vector<Device>& devices) {
+    std::map<uint32_t, std::string> names;
+    for (const Device& device : devices)
+      names[device.info.dev_id] = device.state ? device.state->name : "";
+    log_.set_names(std::move(names));
+  }
+  void tell_locked(const char* kind, const Error& error) {
     if (pipe_.valid())
       send({{kind,
              {{"code", error.code()},
@@ -89,14 +103,13 @@ class Messenger {
     else
       log_.write(error);
   }
-
- private:
   void send(const json& message) {
     const std::string text = dump(message) + "\n";
     // The starter may have gone: then there is nobody to tell.
     if (::write(pipe_.get(), text.data(), text.size()) < 0) pipe_.reset();
   }
 
+  std::mutex mutex_;
   UniqueFd pipe_;
   SystemLog log_;
 };
@@ -115,6 +128,9 @@ void block_signals() {
   sigaddset(&signals, SIGINT);
   ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   ::signal(SIGPIPE, SIG_IGN);
+  // The end of a login session sends it after SIGTERM. What is in use is not
+  // pulled for that.
+  ::signal(SIGHUP, SIG_IGN);
 }
 
 // Cuts the process off from its starter's terminal, directory and files. The
@@ -190,7 +206,10 @@ int serve_in_background(
              return messenger.live(devices);
            },
        .trouble = [&](const Error& error) { messenger.tell("warning", error); },
-       .refused = [&](const Error& error) { messenger.refuse(error); }});
+       .refused =
+           [&](const Error& error, const std::vector<Device>& devices) {
+             messenger.refuse(error, devices);
+           }});
   if (!done) messenger.tell("error", done.error());
   return done ? kDone : kFailed;
 }
@@ -199,15 +218,18 @@ int serve_in_foreground(
     const Options& options,
     const std::function<Result<void>(const ServeHooks&)>& serve) {
   block_signals();
-  const auto done = serve(
-      {.control = options.control(),
-       .live =
-           [&](const std::vector<Device>& devices) {
-             print_live(devices, options);
-             return true;
-           },
-       .trouble = [](const Error& error) { warn(error); },
-       .refused = [&](const Error& error) { report(error, options.json); }});
+  const auto done =
+      serve({.control = options.control(),
+             .live =
+                 [&](const std::vector<Device>& devices) {
+                   print_live(devices, options);
+                   return true;
+                 },
+             .trouble = [](const Error& error) { warn(error); },
+             .refused =
+                 [&](const Error& error, const std::vector<Device>&) {
+                   report(error, options.json);
+                 }});
   return done ? static_cast<int>(kDone) : report(done.error(), options.json);
 }
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 //
 // sd_journal_send(3) looks for the journal's socket by its name each time,
-// which a server that has left the mounts has none for. Hence a socket that is
-// connected, and the few lines of the protocol:
-// systemd.io/JOURNAL_NATIVE_PROTOCOL.
+// which is none any more to a server that has left the mounts, and it waits; so
+// does syslog(3). Hence sockets that are connected, and the few lines of the
+// protocols: systemd.io/JOURNAL_NATIVE_PROTOCOL, RFC 3164.
 #include "cli/system_log.h"
 
 #include <sys/socket.h>
@@ -51,34 +51,37 @@ std::optional<uint32_t> device_of(std::string_view line) {
 
 }  // namespace
 
-SystemLog SystemLog::connect(const std::string& journal) {
-  SystemLog log(connect_to(journal));
-  if (!log.journal_.valid())
-    ::openlog(kIdentifier, LOG_PID | LOG_NDELAY, LOG_DAEMON);
-  return log;
+SystemLog SystemLog::connect(const std::string& journal,
+                             const std::string& syslog) {
+  if (UniqueFd fd = connect_to(journal); fd.valid())
+    return SystemLog(std::move(fd), true);
+  return SystemLog(connect_to(syslog), false);
 }
 
-void SystemLog::write(const Error& error) const {
-  const std::string line = one_line(error.line());
-  if (!journal_.valid()) {
-    ::syslog(LOG_DAEMON | LOG_ERR, "%s", line.c_str());
-    return;
-  }
-  std::string entry = fmt(
-      "MESSAGE={}\nPRIORITY={}\nSYSLOG_FACILITY={}\nSYSLOG_IDENTIFIER={}\n"
-      "SYSLOG_PID={}\nERRNO={}\n",
-      line, LOG_ERR, LOG_DAEMON >> 3, kIdentifier, ::getpid(), error.code());
+std::string SystemLog::entry(const std::string& line, int code) const {
+  // As syslog(3) has it, but for the time, which whoever gets it knows.
+  if (!is_journal_)
+    return fmt("<{}>{}[{}]: {}", LOG_DAEMON | LOG_ERR, kIdentifier, ::getpid(),
+               line);
+  std::string fields =
+      fmt("MESSAGE={}\nPRIORITY={}\nSYSLOG_FACILITY={}\nSYSLOG_IDENTIFIER={}\n"
+          "SYSLOG_PID={}\nERRNO={}\n",
+          line, LOG_ERR, LOG_DAEMON >> 3, kIdentifier, ::getpid(), code);
   auto dev_id = device_of(line);
   if (!dev_id && names_.size() == 1) dev_id = names_.begin()->first;
   if (dev_id) {
-    entry += fmt("UBLK_BPF_DEVICE={}\n", device_name(*dev_id));
+    fields += fmt("UBLK_BPF_DEVICE={}\n", device_name(*dev_id));
     const auto name = names_.find(*dev_id);
     if (name != names_.end() && !name->second.empty())
-      entry += fmt("UBLK_BPF_NAME={}\n", name->second);
+      fields += fmt("UBLK_BPF_NAME={}\n", name->second);
   }
-  // A journal that is behind is not waited for: it may write to a disk that is
-  // served here.
-  (void)::send(journal_.get(), entry.data(), entry.size(),
+  return fields;
+}
+
+void SystemLog::write(const Error& error) const {
+  const std::string text = entry(one_line(error.line()), error.code());
+  // Nobody would hear that it cannot be told.
+  (void)::send(socket_.get(), text.data(), text.size(),
                MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 

@@ -211,8 +211,7 @@ Result<std::vector<pollfd>> ServeLoop::wait() {
 }
 
 // A service manager says everything twice: systemd sends another SIGTERM to
-// what is left of a unit after TimeoutStopSec, and one to all when the host
-// goes down. By that nobody insists.
+// what is left of a unit after TimeoutStopSec. By that nobody insists.
 void ServeLoop::count_signals() {
   signalfd_siginfo info;
   while (::read(signals_.get(), &info, sizeof(info)) == sizeof(info))

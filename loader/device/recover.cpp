@@ -499,7 +499,7 @@ Result<void> serve_recovered(const RecoverRequest& request,
   heirs.clear();
   // They are served again, whether somebody still waits for it or not.
   if (refused)
-    hooks.refused(*refused);
+    hooks.refused(*refused, live);
   else
     (void)hooks.live(live);
   return serve_to_the_end(place, std::move(served), hooks);

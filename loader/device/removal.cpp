@@ -329,24 +329,26 @@ Removed remove_devices(Control& control, const StateStore& states,
                        const EndOptions& options) {
   Removed removed;
   KnownServers servers;
-  // What one of them has in use is free when that one has gone.
+  // What one of them has in use is free when that one has been deleted.
   std::vector<uint32_t> left = dev_ids;
   std::vector<std::pair<uint32_t, Error>> busy;
-  do {
+  for (bool again = true; again && !left.empty();) {
+    const size_t before = removed.deleted.size();
+    const bool first = busy.empty();
     busy.clear();
     for (const uint32_t dev_id : left) {
       auto done = remove_one(control, states, dev_id, how, options, servers);
-      if (done)
+      // One that was there in an earlier pass has been deleted since.
+      if (done || (!first && done.error().code() == ENODEV))
         removed.deleted.push_back(dev_id);
       else
         (done.error().code() == EBUSY ? busy : removed.failed)
             .emplace_back(dev_id, std::move(done).error());
     }
-    const bool progress = busy.size() < left.size();
+    again = removed.deleted.size() > before;
     left.clear();
-    if (!progress) break;
     for (const auto& [dev_id, error] : busy) left.push_back(dev_id);
-  } while (!left.empty());
+  }
   std::ranges::move(busy, std::back_inserter(removed.failed));
   if (how == Removal::asynchronous) return removed;
   for (const auto& [pid, server] : servers.all()) {

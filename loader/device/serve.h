@@ -42,11 +42,13 @@ struct ServeHooks {
   // All devices are live. False: nobody has heard it, whoever has asked for
   // them is gone; then new ones go too.
   std::function<bool(const std::vector<Device>& devices)> live;
-  // Something went wrong later, of which nobody else would hear.
+  // Something went wrong later, of which nobody else would hear. Any thread
+  // may say so, also while live() is told.
   std::function<void(const Error&)> trouble;
-  // What was asked for failed, but the device is served as it was before; in
-  // place of live().
-  std::function<void(const Error&)> refused{};
+  // What was asked for failed, but the devices are served as they were before;
+  // in place of live().
+  std::function<void(const Error&, const std::vector<Device>& devices)>
+      refused{};
 };
 
 // Adds devices and serves them in this process until the last one has ended: by

@@ -183,6 +183,14 @@ def boot(host):
             dd if=/dev/urandom of=/dev/disk/by-id/ublk-bpf-vm2 bs=64k seek=16 count=1 oflag=direct status=none""")
         before = json.loads(host.ok("ublk-bpf track list -n vm2 --json"))["extents"]
         assert [e["start"] for e in before] == [1 << 20], before
+    with host.claim("a third one has no program, and a service that writes to it as it is stopped", needed=True):
+        host.ok("""truncate -s 64M /srv/vm3.img; mkfs.ext4 -q -F /srv/vm3.img; mkdir /mnt/vm3
+            echo '{"type": "loop", "file": "/srv/vm3.img"}' >/etc/ublk-bpf/vm3.json; systemctl enable --now ublk-bpf@vm3
+            echo '/dev/disk/by-id/ublk-bpf-vm3 /mnt/vm3 ext4 nofail 0 2' >>/etc/fstab
+            printf '[Unit]\nRequiresMountsFor=/mnt/vm3\n[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=true\n%s\n' \
+                'ExecStop=dd if=/root/data.sum of=/mnt/vm3/late conv=fsync' >/etc/systemd/system/writer.service
+            systemctl daemon-reload; systemctl start mnt-vm3.mount writer""")
+        ids = {host.device(name)["dev_id"] for name in ("vm1", "vm3")}
     with host.claim("after a reboot the device is served, its program attached, and its file system mounted from fstab", needed=True):
         host.machine.reboot()
         host.wait("the boot", "systemctl is-system-running | grep -E 'running|degraded'", 300)
@@ -195,13 +203,20 @@ def boot(host):
     with host.claim("its file system was unmounted before, as it was deleted"):
         said = host.ok("journalctl -b -1 -o cat --no-pager")
         assert "Unmounted more.mount" in said and "Failed unmounting" not in said, said
-    host.ok("""systemctl disable --now ublk-bpf@vm2; ublk-bpf down vm2; systemctl stop more.mount
-        sed -i '/more.img/d' /etc/fstab; rm -r /etc/ublk-bpf/vm2.json /srv/more.img /more /etc/systemd/system/ublk-bpf@vm2.service.d; systemctl daemon-reload""")
+    with host.claim("the others were served until their file systems were unmounted, so that the service could write"):
+        host.wait("the third device", "findmnt /mnt/vm3", 300)
+        host.ok("cmp /mnt/vm3/late /root/data.sum")
+        for name in "vm1", "vm3":
+            assert f"Stopping ublk-bpf@{name}.service" not in said[:said.rindex(f"Unmounted mnt-{name}.mount")], said
     with host.claim("the shutdown before it has deleted the devices, so that the root file system could be made read-only"):
         said = host.machine.console_before()
         assert "Restarting system" in said and "Device or resource busy" not in said, said
         said = host.ok("journalctl -b -1 -u ublk-bpf-shutdown -o cat --no-pager")
-        assert "Deletion of block devices" in said and "ublkb" not in said, said
+        deleted = re.search(r'"deleted":\s*\[([^]]*)\]', said)
+        assert deleted and ids <= {int(n) for n in re.findall(r"\d+", deleted[1])} and "error" not in said, said
+    host.ok("""systemctl disable ublk-bpf@vm2 ublk-bpf@vm3; systemctl stop writer mnt-vm3.mount; ublk-bpf down vm2 vm3; systemctl stop more.mount
+        sed -i '/more.img/d; /vm3/d' /etc/fstab; rm -r /etc/ublk-bpf/vm[23].json /srv/more.img /srv/vm3.img /more /mnt/vm3
+        rm -r /etc/systemd/system/writer.service /etc/systemd/system/ublk-bpf@vm2.service.d; systemctl daemon-reload""")
     with host.claim("no unit has failed"):
         failed = host.ok("systemctl --failed --plain --no-legend")
         assert not failed, failed

@@ -72,5 +72,20 @@ TEST_F(Journal, LinesOfAnErrorAreNoFields) {
   EXPECT_TRUE(entry().starts_with("MESSAGE=a\\nPRIORITY=7\nPRIORITY=3\n"));
 }
 
+// Who writes the journal may wait for a disk of this process.
+TEST_F(Journal, OneThatIsBehindIsNotWaitedFor) {
+  const SystemLog log = SystemLog::connect(path_);
+  for (int i = 0; i < 10000; i++) log.write(Error::plain(EIO, "again"));
+  EXPECT_TRUE(entry().starts_with("MESSAGE=again\n"));
+}
+
+TEST_F(Journal, WithoutOneItIsTheSystemsLog) {
+  const SystemLog log = SystemLog::connect("/nonexistent/socket", path_);
+  log.write(Error::plain(EBUSY, "ublkb12: is in use"));
+  EXPECT_EQ(entry(), fmt("<27>ublk-bpf[{}]: ublkb12: is in use", ::getpid()));
+  SystemLog::connect("/nonexistent/socket", "/nonexistent/log")
+      .write(Error::plain(EBUSY, "nobody hears it"));
+}
+
 }  // namespace
 }  // namespace ublk::cli

@@ -258,6 +258,18 @@ def test_process_1_may_repeat_itself(lab):
     assert not device.exists()
 
 
+def test_end_of_a_login_session_pulls_no_disk_in_use(lab):
+    """It sends SIGTERM, and then SIGHUP."""
+    device = lab.add("null", size="1M")
+    server = device.server_pid()
+    with Opened(device.path):
+        for number in signal.SIGTERM, signal.SIGHUP:
+            os.kill(server, number)
+        has_looked(server)
+        assert device.state() == "live" and device.server_pid() == server
+    wait_for("it to be gone once it is free", lambda: not device.exists())
+
+
 def test_last_step_of_a_shutdown_leaves_servers_alone(lab):
     """As systemd-shutdown knows them: what it could not unmount may be on their disks."""
     first = lab.add("null", size="1M", r=1)

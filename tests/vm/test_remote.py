@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A clone whose base is on another host, by NVMe over TCP, and its layer here: read, flattened, and what happens when the other host is gone."""
 
+import contextlib
 import fcntl
 import itertools
 import socket
@@ -75,8 +76,10 @@ class Remote:
 
     def remove(self):
         for controller in Path("/sys/class/nvme").iterdir():
-            if (controller / "subsysnqn").read_text().strip() == self.nqn:
-                (controller / "delete_controller").write_text("1")
+            # it may be going by itself
+            with contextlib.suppress(OSError):
+                if (controller / "subsysnqn").read_text().strip() == self.nqn:
+                    (controller / "delete_controller").write_text("1")
         if self.link.is_symlink():
             self.link.unlink()
         if self.port.exists():
