@@ -16,7 +16,7 @@ import cli
 import pytest
 from blockio import MIB, Opened, assert_same, pattern, random_fill
 from cli import wait_for
-from clones import OPS, SIZE, THREADS, Model, delta, flush, kill, kill_and_recover, layer, refused, take_over
+from clones import OPS, SIZE, THREADS, Model, delta, flush, holds, kill, kill_and_recover, layer, refused, take_over
 import test_json
 from lab import sh
 
@@ -145,7 +145,7 @@ def test_device_that_waits_for_recovery_is_written_out_by_del(lab, delta):
 CLEAN_ENDS = {
     "stop": lambda device: cli.ok("stop", "-n", device.id),
     "quiesce": lambda device: cli.ok("quiesce", "-n", device.id),
-    "takeover": take_over,
+    "takeover": lambda device: cli.ok("takeover", "-n", device.id),
     "sigterm": lambda device: os.kill(device.server_pid(), signal.SIGTERM),
 }
 
@@ -161,8 +161,7 @@ def test_clean_end_of_a_server_brings_the_map_to_the_layer(lab, delta, how):
     CLEAN_ENDS[how](device)
     wait_for(f"server {pid} to be gone", lambda: not os.path.exists(f"/proc/{pid}"))
     copy = lab.add("clone", shutil.copy(delta, f"{delta}.copy"))
-    with Opened(copy.path) as f:
-        assert f.read(MIB, len(data)) == data
+    assert holds(copy.path, data, MIB)
 
 
 @pytest.mark.parametrize("bpf", [pytest.param(True, marks=pytest.mark.face), False], ids=["program", "server"])
