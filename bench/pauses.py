@@ -88,10 +88,10 @@ def measure(where, times, progress):
             progress(f"the longest I/O during a {what}, {times} times")
             found[what] = []
             lab.ublk("layer", "create", layer, "--base", base, "-F", "raw")
-            # the top is taken away by a reset, which needs something to go back to
             device = lab.Ublk(None, "-r", "-i", target=["-t", "clone", "-f", layer])
             stack.callback(device.delete)
             if what == "reset":
+                # something to go back to
                 lab.ublk("snapshot", "-n", device.id, "--to", where / "pauses.sealed")
             for n in range(times):
                 took, made = longest(device.node, words(device.id, where / f"pauses.{what}{n}"))

@@ -2,8 +2,8 @@
 """
 Runs in a virtual machine whose time is the number of instructions executed: what clones cost beside what else makes a disk of an image
 and of what was written since: device mapper's snapshots and thin volumes, and qemu-nbd with qcow2. Blocks that are there, blocks that are
-written for the first time, how long it takes until a clone of a large image can be used, and how long I/O waits for a snapshot. Leaves result.json and report.txt in /out.
-Started by bench/run --clones.
+written for the first time, how long it takes until a clone of a large image can be used, and how long I/O waits for a snapshot. Leaves
+result.json and report.txt in /out. Started by bench/run --clones.
 """
 
 import argparse

@@ -131,6 +131,12 @@ static __always_inline struct blocks blocks_of(const struct ublk_bpf_ctx *ctx)
 	return b;
 }
 
+/* of the map: one word has all of their bits, as of most requests */
+static __always_inline _Bool in_one_word(struct blocks b)
+{
+	return (b.first & 63) + b.nr <= 64;
+}
+
 /* nothing of a block is left out, or it is the device's last and cut short */
 static __always_inline _Bool whole_blocks(const struct ublk_bpf_ctx *ctx)
 {
@@ -163,12 +169,11 @@ int __attribute__((noinline)) words_present(__u64 first, __u64 nr)
 	return 0;
 }
 
-/* those of one word in one place, as most are */
 static __always_inline _Bool all_present(struct blocks b)
 {
 	__u64 mask = mask_of(b.first, b.nr);
 
-	if ((b.first & 63) + b.nr <= 64)
+	if (in_one_word(b))
 		return (load_word(b.first >> 6) & mask) == mask;
 	return words_present(b.first, b.nr);
 }
@@ -320,8 +325,8 @@ static __always_inline int read(struct ublk_bpf_ctx *ctx)
 	__u64 mask = mask_of(b.first, b.nr), bits, offset = 0;
 	__u32 file = NO_FILE;
 
-	/* the blocks of one word in one place, as most are */
-	if ((b.first & 63) + b.nr <= 64) {
+	/* in one place, as most are */
+	if (in_one_word(b)) {
 		bits = load_word(b.first >> 6) & mask;
 		if (bits == mask) {
 			file = 0;
@@ -359,7 +364,7 @@ static __always_inline _Bool is_busy(const struct ublk_bpf_clone *state,
 	__u64 mask = mask_of(b.first, b.nr);
 
 	/* modulo 64 */
-	if ((b.first & 63) + b.nr > 64)
+	if (!in_one_word(b))
 		mask |= b.nr >= 64 ? ~0ULL : mask_of(0, (b.first + b.nr) & 63);
 	return ((const volatile struct ublk_bpf_clone *)state)->busy & mask;
 }

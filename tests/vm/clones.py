@@ -128,6 +128,19 @@ def check_clean(path):
     assert cli.run("layer", "check", path).status == 0, cli.run("layer", "check", path)
 
 
+def served_anew(lab, device, path, model, bpf):
+    """The device ends, and its layer is another one's; each has what the model, which was open, has."""
+    model("verify")
+    model("close")
+    device.delete()
+    check_clean(path)
+    device = add(lab, path, bpf)
+    model("open", device.path)
+    model("verify")
+    model("close")
+    return device
+
+
 def holds(path, data, at=0):
     with Opened(path, flags=os.O_RDONLY) as f:
         is_there = f.read(at, len(data)) == data

@@ -9,7 +9,8 @@ import cli
 import pytest
 from blockio import MIB, Opened
 from cli import wait_for
-from clones import (OPS, SIZE, THREADS, Model, Writers, add, by_both, check_clean, delta, golden, holds, kill, layer, layers_of, refused, snapshot, take_over, where)
+from clones import (OPS, SIZE, THREADS, Model, Writers, add, by_both, delta, golden, holds, kill, layer, layers_of, refused, served_anew,
+                    snapshot, take_over, where)
 
 # what is asked of the kernel here is in the engine, which both faces share
 pytestmark = pytest.mark.one_face
@@ -51,14 +52,7 @@ def test_flattened_clone_needs_nothing_below_it(lab, where, bpf):
     model("verify")
     model("run", OPS, THREADS)
     take_over(device)
-    model("verify")
-    model("close")
-    device.delete()
-    check_clean(below)
-    device = add(lab, below, bpf)
-    model("open", device.path)
-    model("verify")
-    model("close")
+    device = served_anew(lab, device, below, model, bpf)
     assert holds(device.path, image[SIZE:], SIZE)
     flattened(device)
 

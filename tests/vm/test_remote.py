@@ -12,7 +12,7 @@ import cli
 import pytest
 from blockio import MIB, Opened, pattern
 from cli import wait_for
-from clones import OPS, SIZE, THREADS, Model, add, by_both, check_clean, layer, refused, take_over, where  # noqa: F401 (a fixture)
+from clones import OPS, SIZE, THREADS, Model, add, by_both, layer, refused, served_anew, take_over, where  # noqa: F401 (a fixture)
 from lab import sh
 
 # about the target, not about the face
@@ -112,14 +112,7 @@ def test_flattened_clone_does_not_notice_that_its_remote_base_goes_away(lab, whe
     wait_for("the disk to be gone", remote.is_gone, timeout=60)
     model("run", OPS, THREADS)
     take_over(device)
-    model("verify")
-    model("close")
-    device.delete()
-    check_clean(delta)
-    device = add(lab, delta, bpf)
-    model("open", device.path)
-    model("verify")
-    model("close")
+    served_anew(lab, device, delta, model, bpf)
 
 
 @by_both
