@@ -220,6 +220,10 @@ def claims_page(sources):
     return out
 
 
+def first_add(data):
+    return f"; {data['first_add_ms']:.1f} ms of the first clone of the machine, which loads the program" if "first_add_ms" in data else ""
+
+
 def clones_page(sources):
     out = []
     for s in (s for s in sources if s.kind == "clones"):
@@ -228,7 +232,8 @@ def clones_page(sources):
             out += [f"### {backing}: {what}", *run_tables(s, backing, lambda path: True)]
         adds = s.data["add_ms"]
         out.append(f"From the start of `add` to the end of the first read, a clone of an image of 1 TiB, at an instruction a nanosecond: "
-                   f"{statistics.median(adds):.1f} ms (median of {len(adds)}; {min(adds):.1f} to {max(adds):.1f}).")
+                   f"{statistics.median(adds):.1f} ms (median of {len(adds)}; {min(adds):.1f} to {max(adds):.1f})"
+                   f"{first_add(s.data)}.")
         if waits := s.data.get("pause_ms"):
             out.append("The longest 4k read or write while a clone is under both, at an instruction a nanosecond, the command on the same processor: " +
                        ", ".join(f"{max(times):.1f} ms during a {what} (of {len(times)}, median {statistics.median(times):.1f})" for what, times in waits.items())

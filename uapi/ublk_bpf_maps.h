@@ -68,6 +68,18 @@ struct ublk_bpf_mirror {
 /* And what it has in common with its server besides: an array of one entry. */
 #define UBLK_BPF_CLONE_MAP		"ublk_clone"
 
+/*
+ * One program serves any number of clones: its maps have an entry for each,
+ * N of /dev/ublkbN. The first two are a BPF_MAP_TYPE_ARRAY_OF_MAPS, of the two
+ * above; the third is a BPF_MAP_TYPE_ARRAY of struct ublk_bpf_clone_chain. A
+ * clone that lacks an entry of them is passed. Entries are written before the
+ * program is attached, and stay until it is so no more.
+ */
+#define UBLK_BPF_DISK_BITS		"ublk_disk_bits"
+#define UBLK_BPF_DISK_CLONE		"ublk_disk_clone"
+#define UBLK_BPF_DISK_CHAIN		"ublk_disk_chain"
+#define UBLK_BPF_DISKS			16384U
+
 /* The server is about to seal the top layer: it alone changes it */
 #define UBLK_BPF_CLONE_F_FROZEN		0x1ULL
 /* The program that is attached looks at that */
@@ -97,6 +109,28 @@ struct ublk_bpf_clone {
 	__u64	flags;
 	__u8	layer[16];
 	__u64	data_offset[UBLK_BPF_CLONE_LAYERS];
+};
+
+/**
+ * struct ublk_bpf_clone_chain - what the files of a clone are to its program
+ * @nr_sectors: of the device, of 512 bytes: its last block may be cut short
+ * @base_sectors: of the base; what is beyond its end reads as zeroes. 0: there
+ *	is none
+ * @nr_words: of one layer in the map of bits
+ * @nr_marks: words of the top layer's marks there
+ * @top_offset: where block 0 is in the top layer's file, bytes
+ * @block_shift: log2 of the length of a block, sectors of 512 bytes
+ * @nr_layers: files 0 to this - 1 are the layers, the top layer first; then
+ *	comes the base, if there is one
+ */
+struct ublk_bpf_clone_chain {
+	__u64	nr_sectors;
+	__u64	base_sectors;
+	__u64	nr_words;
+	__u64	nr_marks;
+	__u64	top_offset;
+	__u32	block_shift;
+	__u32	nr_layers;
 };
 
 /*
@@ -139,11 +173,13 @@ struct ublk_bpf_track {
 #ifdef __cplusplus
 static_assert(sizeof(struct ublk_bpf_track) == 128, "layout");
 static_assert(sizeof(struct ublk_bpf_clone) == 192, "layout");
+static_assert(sizeof(struct ublk_bpf_clone_chain) == 48, "layout");
 static_assert(sizeof(struct ublk_bpf_mirror) == 8, "layout");
 static_assert(sizeof(struct ublk_bpf_latency) == 336, "layout");
 #else
 _Static_assert(sizeof(struct ublk_bpf_track) == 128, "layout");
 _Static_assert(sizeof(struct ublk_bpf_clone) == 192, "layout");
+_Static_assert(sizeof(struct ublk_bpf_clone_chain) == 48, "layout");
 _Static_assert(sizeof(struct ublk_bpf_mirror) == 8, "layout");
 _Static_assert(sizeof(struct ublk_bpf_latency) == 336, "layout");
 #endif

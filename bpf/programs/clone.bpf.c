@@ -2,8 +2,8 @@
 /*
  * clone: the program half of the target `clone`, copy on write. Files 0 to
  * `nr_layers` - 1 are the layers, the top layer first, then comes the base, if
- * there is one. The server loads and attaches it, and fills its maps
- * (ublk_bpf_maps.h).
+ * there is one. The first server of a clone loads it, and each attaches it and
+ * fills its own clone's entries of the maps (ublk_bpf_maps.h).
  *
  * Served here, without the server:
  * - READs, from the topmost layer that has the block, else from the base, else
@@ -21,23 +21,8 @@
 #include <ublk/sqe.bpf.h>
 #include <ublk_bpf_maps.h>
 
-/* log2 of the length of a block, sectors of 512 bytes */
-const volatile __u32 block_shift = 3;
-
-/* of the device, sectors: its last block may be cut short */
-const volatile __u64 nr_sectors;
-
-/* words of one layer in the map of bits, and of the top layer's marks */
-const volatile __u64 nr_words;
-const volatile __u64 nr_marks;
-
-const volatile __u32 nr_layers = 1;
-
-/* of the base, sectors; what is beyond its end reads as zeroes. 0: no base */
-const volatile __u64 base_sectors;
-
-/* where block 0 is in the top layer's file, bytes */
-const volatile __u64 top_offset;
+/* Of the object that it was loaded from, by which the server knows it again */
+const volatile __u64 build;
 
 /* words that the blocks of a request may be in; what has more is passed */
 #define MAX_WORDS	8U
@@ -48,47 +33,84 @@ const volatile __u64 top_offset;
 #define NO_FILE		31U
 #define FILE_SHIFT	32
 
-struct {
+struct bits {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
+	/* each clone's has another number of entries */
+	__uint(map_flags, BPF_F_MMAPABLE | BPF_F_INNER_MAP);
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, __u64);
-} ublk_clone_bits SEC(".maps");
+};
 
 struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, UBLK_BPF_DISKS);
+	__type(key, __u32);
+	__array(values, struct bits);
+} ublk_disk_bits SEC(".maps");
+
+struct state {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, struct ublk_bpf_clone);
-} ublk_clone SEC(".maps");
+	/* of a type that is named only here clang tells no size */
+	__uint(value_size, sizeof(struct ublk_bpf_clone));
+};
 
-static __always_inline struct ublk_bpf_clone *shared(void)
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, UBLK_BPF_DISKS);
+	__type(key, __u32);
+	__array(values, struct state);
+} ublk_disk_clone SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, UBLK_BPF_DISKS);
+	__type(key, __u32);
+	__type(value, struct ublk_bpf_clone_chain);
+} ublk_disk_chain SEC(".maps");
+
+static __always_inline const struct ublk_bpf_clone_chain *chain_of(__u32 dev_id)
 {
-	__u32 key = 0;
-
-	return bpf_map_lookup_elem(&ublk_clone, &key);
+	return bpf_map_lookup_elem(&ublk_disk_chain, &dev_id);
 }
 
-static __always_inline __u64 *word_at(__u64 index)
+/* the clone's own map: of one word for each 64 blocks */
+static __always_inline void *bits_of(__u32 dev_id)
+{
+	return bpf_map_lookup_elem(&ublk_disk_bits, &dev_id);
+}
+
+static __always_inline struct ublk_bpf_clone *shared_of(__u32 dev_id)
+{
+	void *state = bpf_map_lookup_elem(&ublk_disk_clone, &dev_id);
+	__u32 key = 0;
+
+	return state ? bpf_map_lookup_elem(state, &key) : NULL;
+}
+
+static __always_inline __u64 *word_at(void *bits, __u64 index)
 {
 	__u32 key = index;
 
-	return bpf_map_lookup_elem(&ublk_clone_bits, &key);
+	return bpf_map_lookup_elem(bits, &key);
 }
 
-static __always_inline __u64 load_word(__u64 index)
+static __always_inline __u64 load_word(void *bits, __u64 index)
 {
-	const volatile __u64 *word = word_at(index);
+	const volatile __u64 *word = word_at(bits, index);
 
 	return word ? *word : 0;
 }
 
 /* where the map has the bit of a block */
-static __always_inline __u64 word_of(__u32 layer, __u64 block)
+static __always_inline __u64 word_of(const struct ublk_bpf_clone_chain *chain,
+				     __u32 layer, __u64 block)
 {
-	return (layer ? nr_marks + layer * nr_words : 0) + (block >> 6);
+	return (layer ? chain->nr_marks + layer * chain->nr_words : 0) +
+	       (block >> 6);
 }
 
 /* of the bits from @bit on, @nr, up to the word's end */
@@ -121,13 +143,15 @@ struct blocks {
 	__u64	nr;
 };
 
-static __always_inline struct blocks blocks_of(const struct ublk_bpf_ctx *ctx)
+static __always_inline struct blocks
+blocks_of(const struct ublk_bpf_clone_chain *chain,
+	  const struct ublk_bpf_ctx *ctx)
 {
 	__u64 start = ctx->start_sector;
 	__u64 last = start + ctx->nr_sectors - 1;
-	struct blocks b = { .first = start >> block_shift };
+	struct blocks b = { .first = start >> chain->block_shift };
 
-	b.nr = (last >> block_shift) - b.first + 1;
+	b.nr = (last >> chain->block_shift) - b.first + 1;
 	return b;
 }
 
@@ -138,27 +162,32 @@ static __always_inline _Bool in_one_word(struct blocks b)
 }
 
 /* nothing of a block is left out, or it is the device's last and cut short */
-static __always_inline _Bool whole_blocks(const struct ublk_bpf_ctx *ctx)
+static __always_inline _Bool
+whole_blocks(const struct ublk_bpf_clone_chain *chain,
+	     const struct ublk_bpf_ctx *ctx)
 {
-	__u64 within = (1ULL << block_shift) - 1;
+	__u64 within = (1ULL << chain->block_shift) - 1;
 	__u64 end = ctx->start_sector + ctx->nr_sectors;
 
 	return !(ctx->start_sector & within) &&
-	       (!(end & within) || end == nr_sectors);
+	       (!(end & within) || end == chain->nr_sectors);
 }
 
 /*
  * Whether the @nr blocks from @first on are in the top layer; not if they are in
  * too many words. A function of its own to the verifier, which follows it once.
  */
-int __attribute__((noinline)) words_present(__u64 first, __u64 nr)
+int __attribute__((noinline)) words_present(__u32 dev_id, __u64 first, __u64 nr)
 {
+	void *bits = bits_of(dev_id);
 	__u64 mask;
 	__u32 i;
 
+	if (!bits)
+		return 0;
 	for (i = 0; i < MAX_WORDS; i++) {
 		mask = mask_of(first, nr);
-		if ((load_word(first >> 6) & mask) != mask)
+		if ((load_word(bits, first >> 6) & mask) != mask)
 			return 0;
 		mask = 64 - (first & 63);
 		if (nr <= mask)
@@ -169,44 +198,51 @@ int __attribute__((noinline)) words_present(__u64 first, __u64 nr)
 	return 0;
 }
 
-static __always_inline _Bool all_present(struct blocks b)
+static __always_inline _Bool all_present(__u32 dev_id, struct blocks b)
 {
 	__u64 mask = mask_of(b.first, b.nr);
+	void *bits;
 
-	if (in_one_word(b))
-		return (load_word(b.first >> 6) & mask) == mask;
-	return words_present(b.first, b.nr);
+	if (!in_one_word(b))
+		return words_present(dev_id, b.first, b.nr);
+	bits = bits_of(dev_id);
+	return bits && (load_word(bits, b.first >> 6) & mask) == mask;
 }
 
 /*
  * The extent that begins at @sector: how many sectors it has, and from
- * FILE_SHIFT on in which file it is; NO_FILE is zeroes. A function of its own to
- * the verifier, which follows it once.
+ * FILE_SHIFT on in which file it is; NO_FILE is zeroes. 0: the disk is not this
+ * program's. A function of its own to the verifier, which follows it once.
  */
-__u64 __attribute__((noinline)) find(__u64 sector)
+__u64 __attribute__((noinline)) find(__u32 dev_id, __u64 sector)
 {
-	__u64 block = sector >> block_shift, bits, end, next;
-	__u64 file = NO_FILE;
+	const struct ublk_bpf_clone_chain *chain = chain_of(dev_id);
+	__u64 block, word, end, next, file = NO_FILE;
+	void *bits = bits_of(dev_id);
 	__u32 layer;
 
+	if (!chain || !bits)
+		return 0;
+	block = sector >> chain->block_shift;
 	end = (block | 63) + 1;
 	for (layer = 0; layer < UBLK_BPF_CLONE_LAYERS; layer++) {
-		if (layer >= nr_layers)
+		if (layer >= chain->nr_layers)
 			break;
-		bits = load_word(word_of(layer, block)) >> (block & 63);
-		next = block + run_of(bits);
+		word = load_word(bits, word_of(chain, layer, block)) >>
+		       (block & 63);
+		next = block + run_of(word);
 		if (next < end)
 			end = next;
-		if (bits & 1) {
+		if (word & 1) {
 			file = layer;
 			break;
 		}
 	}
-	end <<= block_shift;
-	if (file == NO_FILE && sector < base_sectors) {
-		file = nr_layers;
-		if (end > base_sectors)
-			end = base_sectors;
+	end <<= chain->block_shift;
+	if (file == NO_FILE && sector < chain->base_sectors) {
+		file = chain->nr_layers;
+		if (end > chain->base_sectors)
+			end = chain->base_sectors;
 	}
 	return (end - sector) | file << FILE_SHIFT;
 }
@@ -218,6 +254,7 @@ struct plan {
 	__u32	most;		/* pieces */
 	__u32	nr;		/* of them there are */
 	__u32	last_file;	/* of the extent before @sector */
+	__u32	dev_id;
 	/* the first one: its file, of the device its sectors, where in its file */
 	__u32	file;
 	__u64	from;
@@ -235,7 +272,9 @@ static long step(__u32 index __attribute__((unused)), struct plan **walked)
 	if (p->sector >= p->end)
 		return 1;
 	left = p->end - p->sector;
-	found = find(p->sector);
+	found = find(p->dev_id, p->sector);
+	if (!found)
+		return 1;
 	file = found >> FILE_SHIFT;
 	nr = found;
 	if (nr > left)
@@ -259,9 +298,14 @@ static long step(__u32 index __attribute__((unused)), struct plan **walked)
 /* From @p->sector on. Followed once by the verifier, too. */
 int __attribute__((noinline)) walk(struct plan *p)
 {
-	const struct ublk_bpf_clone *state = shared();
+	const struct ublk_bpf_clone_chain *chain;
+	const struct ublk_bpf_clone *state;
 
-	if (!p || !state)
+	if (!p)
+		return 0;
+	chain = chain_of(p->dev_id);
+	state = shared_of(p->dev_id);
+	if (!chain || !state)
 		return 0;
 	p->nr = 0;
 	p->last_file = NO_FILE;
@@ -269,7 +313,7 @@ int __attribute__((noinline)) walk(struct plan *p)
 	bpf_loop(MAX_STEPS, step, &p, 0);
 	p->offset = p->from << UBLK_BPF_SECTOR_SHIFT;
 	/* not of the base */
-	if (p->file < UBLK_BPF_CLONE_LAYERS && p->file != nr_layers)
+	if (p->file < UBLK_BPF_CLONE_LAYERS && p->file != chain->nr_layers)
 		p->offset += state->data_offset[p->file];
 	return 1;
 }
@@ -288,6 +332,7 @@ static __always_inline int plan_read(struct ublk_bpf_ctx *ctx, __u32 done,
 		.sector = start + done,
 		.end = start + ctx->nr_sectors,
 		.most = UBLK_BPF_MAX_SQES,
+		.dev_id = ctx->dev_id,
 	};
 	__u32 i;
 
@@ -321,18 +366,25 @@ static __always_inline int plan_read(struct ublk_bpf_ctx *ctx, __u32 done,
 
 static __always_inline int read(struct ublk_bpf_ctx *ctx)
 {
-	struct blocks b = blocks_of(ctx);
-	__u64 mask = mask_of(b.first, b.nr), bits, offset = 0;
+	const struct ublk_bpf_clone_chain *chain = chain_of(ctx->dev_id);
+	void *bits = bits_of(ctx->dev_id);
+	__u64 mask, word, offset = 0;
 	__u32 file = NO_FILE;
+	struct blocks b;
 
+	if (!chain || !bits)
+		return UBLK_BPF_IO_PASS;
+	b = blocks_of(chain, ctx);
 	/* in one place, as most are */
 	if (in_one_word(b)) {
-		bits = load_word(b.first >> 6) & mask;
-		if (bits == mask) {
+		mask = mask_of(b.first, b.nr);
+		word = load_word(bits, b.first >> 6) & mask;
+		if (word == mask) {
 			file = 0;
-			offset = top_offset;
-		} else if (!bits && nr_layers == 1 &&
-			   ctx->start_sector + ctx->nr_sectors <= base_sectors) {
+			offset = chain->top_offset;
+		} else if (!word && chain->nr_layers == 1 &&
+			   ctx->start_sector + ctx->nr_sectors <=
+			   chain->base_sectors) {
 			file = 1;
 		}
 	}
@@ -372,26 +424,28 @@ static __always_inline _Bool is_busy(const struct ublk_bpf_clone *state,
 /* user_data: its blocks become present with it */
 static __always_inline int change(struct ublk_bpf_ctx *ctx)
 {
-	const struct ublk_bpf_clone *state = shared();
-	struct blocks b = blocks_of(ctx);
+	const struct ublk_bpf_clone_chain *chain = chain_of(ctx->dev_id);
+	const struct ublk_bpf_clone *state = shared_of(ctx->dev_id);
+	struct blocks b;
 	_Bool first;
 
-	if (!state || is_frozen(state))
+	if (!chain || !state || !bits_of(ctx->dev_id) || is_frozen(state))
 		return UBLK_BPF_IO_PASS;
+	b = blocks_of(chain, ctx);
 	/* a part of a block keeps its data, as with the server */
-	if (ctx->op == UBLK_IO_OP_DISCARD && !whole_blocks(ctx))
+	if (ctx->op == UBLK_IO_OP_DISCARD && !whole_blocks(chain, ctx))
 		return UBLK_BPF_IO_PASS;
-	first = !all_present(b);
+	first = !all_present(ctx->dev_id, b);
 	/* after the bits were seen: they may be new */
 	if (!first && ctx->flags & UBLK_IO_F_FUA && !is_saved(state))
 		return UBLK_BPF_IO_PASS;
 	if (first && (ctx->op != UBLK_IO_OP_WRITE ||
-		      ctx->flags & UBLK_IO_F_FUA || !whole_blocks(ctx) ||
+		      ctx->flags & UBLK_IO_F_FUA || !whole_blocks(chain, ctx) ||
 		      b.nr > (MAX_WORDS - 1) * 64 || is_busy(state, b)))
 		return UBLK_BPF_IO_PASS;
 	return ublk_bpf_queue_all_with(ctx, 0,
-				       top_offset + ublk_bpf_start_bytes(ctx),
-				       first);
+				       chain->top_offset +
+				       ublk_bpf_start_bytes(ctx), first);
 }
 
 UBLK_BPF(clone)
@@ -406,7 +460,7 @@ UBLK_BPF(clone)
 	case UBLK_IO_OP_WRITE_ZEROES:
 		return change(ctx);
 	case UBLK_IO_OP_FLUSH:
-		state = shared();
+		state = shared_of(ctx->dev_id);
 		if (!state || !is_saved(state))
 			return UBLK_BPF_IO_PASS;
 		ublk_bpf_queue_fsync(ctx, 0);
@@ -435,26 +489,37 @@ static __always_inline void count(__u64 *word)
 }
 
 /* that the file lacks the bit of this block; after the bit was set */
-static __always_inline void mark(__u64 block)
+static __always_inline void mark(const struct ublk_bpf_clone_chain *chain,
+				 void *bits, __u64 block)
 {
 	__u64 sector = block / UBLK_BPF_CLONE_SECTOR_BLOCKS, *word;
 
-	word = word_at(nr_words + (sector >> 6));
+	word = word_at(bits, chain->nr_words + (sector >> 6));
 	if (word)
 		set_bits(word, 1ULL << (sector & 63));
 }
 
-/* their data is there: whoever reads from here on has it */
-static __always_inline void make_present(struct blocks b)
+/*
+ * Their data is there: whoever reads from here on has it. Not if the disk's
+ * entries have gone meanwhile.
+ */
+static __always_inline _Bool make_present(const struct ublk_bpf_ctx *ctx)
 {
-	__u64 first = b.first, last = b.first + b.nr - 1, nr, *word;
-	struct ublk_bpf_clone *state = shared();
+	const struct ublk_bpf_clone_chain *chain = chain_of(ctx->dev_id);
+	struct ublk_bpf_clone *state = shared_of(ctx->dev_id);
+	void *bits = bits_of(ctx->dev_id);
+	__u64 first, last, nr, *word;
+	struct blocks b;
 	__u32 i;
 
-	if (state)
-		count(&state->begun);
+	if (!chain || !state || !bits)
+		return 0;
+	b = blocks_of(chain, ctx);
+	first = b.first;
+	last = b.first + b.nr - 1;
+	count(&state->begun);
 	for (i = 0; i < MAX_WORDS && b.nr; i++) {
-		word = word_at(b.first >> 6);
+		word = word_at(bits, b.first >> 6);
 		if (word)
 			set_bits(word, mask_of(b.first, b.nr));
 		nr = 64 - (b.first & 63);
@@ -464,10 +529,10 @@ static __always_inline void make_present(struct blocks b)
 		b.nr -= nr;
 	}
 	/* fewer blocks than a sector of the bitmap has: in two of them at most */
-	mark(first);
-	mark(last);
-	if (state)
-		count(&state->done);
+	mark(chain, bits, first);
+	mark(chain, bits, last);
+	count(&state->done);
+	return 1;
 }
 
 UBLK_BPF_COMPLETE(clone)
@@ -476,8 +541,8 @@ UBLK_BPF_COMPLETE(clone)
 
 	if (ctx->result)
 		return ctx->result;
-	if (ctx->op == UBLK_IO_OP_WRITE && done)
-		make_present(blocks_of(ctx));
+	if (ctx->op == UBLK_IO_OP_WRITE && done && !make_present(ctx))
+		return UBLK_BPF_IO_PASS;
 	if (ctx->op != UBLK_IO_OP_READ || done >= ctx->nr_sectors)
 		return 0;
 	/* whoever has this many extents is read in one go by the server */

@@ -2,12 +2,40 @@
 #include <cerrno>
 
 #include "cli/command_line.h"
+#include "cli/daemon.h"
 #include "cli/output.h"
 #include "cli/with_device.h"
 #include "device/lifecycle.h"
+#include "device/serve.h"
 #include "sys/sizes.h"
 
 namespace ublk::cli {
+
+namespace {
+
+bool is_clone_device(uint32_t dev_id) {
+  const auto state = StateStore::open_existing().load(dev_id);
+  return state && is_clone(state->target);
+}
+
+// By way of a new server, as the map of its blocks is of the disk's size.
+int resize_clone(const Options& options, const NewSize& size) {
+  const auto dev_id = static_cast<uint32_t>(options.dev_id);
+  if (size.bytes == 0)
+    return report(
+        Error::plain(EINVAL, fmt("{}: is a clone, whose size nothing else says",
+                                 device_name(dev_id)))
+            .hint("--size SIZE"),
+        options.json);
+  return run_server(options, false, [&](const ServeHooks& hooks) {
+    return serve_recovered({.dev_id = dev_id,
+                            .how = Succession::of_a_live_one,
+                            .size_bytes = size.bytes},
+                           hooks);
+  });
+}
+
+}  // namespace
 
 void define_resize(Arguments& command, Options& options) {
   command.device(options.dev_id, true);
@@ -18,7 +46,8 @@ void define_resize(Arguments& command, Options& options) {
   command.changed_file(options.changed_file);
   command.footer(
       "While it is in use; a file system is to be told afterwards, or before "
-      "the device shrinks.\n"
+      "the device shrinks. A clone, which must have been added with -r or -i, "
+      "gets a new server, and its layer the size; it cannot shrink.\n"
       "Example:\n"
       "  truncate -s 2G disk.img\n"
       "  ublk-bpf resize -n 0\n"
@@ -37,6 +66,8 @@ int run_resize(const Options& options) {
       return report(Error::plain(EINVAL, "--size 0: is no size of a device"),
                     options.json, kUsedWrongly);
   }
+  if (is_clone_device(static_cast<uint32_t>(options.dev_id)))
+    return resize_clone(options, size);
   return with_device(options,
                      [&](Control& control, const StateStore& states,
                          uint32_t dev_id) -> Result<void> {

@@ -133,13 +133,43 @@ std::string info_text(const DeviceDetails& details) {
   return text;
 }
 
+namespace {
+
+const char* kind_name(Orphan::Kind kind) {
+  switch (kind) {
+    case Orphan::Kind::device:
+      return "device";
+    case Orphan::Kind::state:
+      return "state";
+    case Orphan::Kind::maps:
+      return "maps";
+    case Orphan::Kind::temporary:
+      break;
+  }
+  return "temporary";
+}
+
+std::string orphan_name(const Orphan& orphan) {
+  switch (orphan.kind) {
+    case Orphan::Kind::device:
+      return device_name(orphan.dev_id);
+    case Orphan::Kind::state:
+      return fmt("{}/{}.json", state_dir(), orphan.dev_id);
+    case Orphan::Kind::maps:
+      return fmt("maps of {}", device_name(orphan.dev_id));
+    case Orphan::Kind::temporary:
+      break;
+  }
+  return fmt("{}/{}", state_dir(), shown_name(orphan.file));
+}
+
+}  // namespace
+
 std::string orphans_json(const std::vector<Orphan>& orphans) {
   json list = json::array();
   for (const Orphan& orphan : orphans) {
     const bool is_file = orphan.kind == Orphan::Kind::temporary;
-    list.push_back({{"kind", is_file                               ? "temporary"
-                             : orphan.kind == Orphan::Kind::device ? "device"
-                                                                   : "state"},
+    list.push_back({{"kind", kind_name(orphan.kind)},
                     {"dev_id", is_file ? json(nullptr) : json(orphan.dev_id)},
                     {"file", is_file ? json(orphan.file) : json(nullptr)},
                     {"cleared", orphan.cleared},
@@ -149,12 +179,7 @@ std::string orphans_json(const std::vector<Orphan>& orphans) {
 }
 
 std::string orphan_text(const Orphan& orphan, bool dry_run) {
-  const std::string what =
-      orphan.kind == Orphan::Kind::device ? device_name(orphan.dev_id)
-      : orphan.kind == Orphan::Kind::state
-          ? fmt("{}/{}.json", state_dir(), orphan.dev_id)
-          : fmt("{}/{}", state_dir(), shown_name(orphan.file));
-  return fmt("{}: {}: {}", what, orphan.why,
+  return fmt("{}: {}: {}", orphan_name(orphan), orphan.why,
              !orphan.cleared ? "kept"
              : dry_run       ? "would be cleared"
                              : "cleared");

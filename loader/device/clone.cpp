@@ -50,15 +50,13 @@ Result<Clone::Memory> map_layer(const UniqueFd& fd, const MapFileHeader& wanted,
   return memory;
 }
 
-// Whether the map that the device has is this layer's.
+// Whether the map that the device has is this layer's, of the size that it has.
 bool has_map_of(const StateStore& states, uint32_t dev_id,
-                const std::string& uuid) {
+                const LayerHeader& layer) {
   const auto fd = states.open_file(map_file_name(dev_id), O_RDONLY);
   const auto header = fd ? read_map_header(*fd) : std::nullopt;
-  Uuid layer{};
-  if (!header) return false;
-  std::memcpy(layer.data(), header->of, sizeof(header->of));
-  return uuid_text(layer) == uuid;
+  return header && header->nr_blocks == layer.nr_blocks() &&
+         std::memcmp(layer.uuid.data(), header->of, sizeof(header->of)) == 0;
 }
 
 }  // namespace
@@ -67,10 +65,9 @@ Result<void> connect_clone(const StateStore& states, uint32_t dev_id,
                            Target& target, Adopt adopt) {
   if (!target.clone || target.clone->read_only()) return {};
   const std::string name = device_name(dev_id);
-  const bool old =
-      adopt == Adopt::yes ||
-      (adopt == Adopt::if_its &&
-       has_map_of(states, dev_id, uuid_text(target.clone->header().uuid)));
+  const bool old = adopt == Adopt::yes ||
+                   (adopt == Adopt::if_its &&
+                    has_map_of(states, dev_id, target.clone->header()));
   const auto make = [&](const LayerHeader& layer,
                         uint64_t words) -> Result<Clone::Memory> {
     const UniqueFd fd = TRY(old ? old_map_file(kKind, states, dev_id)
@@ -122,9 +119,10 @@ Result<void> write_map_out(const StateStore& states,
   DeviceState state = before;
   TRY(resolve_new_top(states, state));
   // All that the old top's had is on the disk, or is not wanted.
-  if (state.new_top && !state.clone_maps.bits &&
-      !has_map_of(states, state.dev_id, state.target.layers[0].uuid))
-    return {};
+  if (state.new_top && !state.clone_maps.bits) {
+    const auto layer = Layer::read_header(state.target.files[0]);
+    if (layer && !has_map_of(states, state.dev_id, *layer)) return {};
+  }
   if (state.clone_maps.bits) return write_bits_out(state);
   auto fd = states.open_file(map_file_name(state.dev_id), O_RDWR);
   if (!fd && fd.error().code() == ENOENT) return {};

@@ -2,6 +2,7 @@
 #include "device/clone_program.h"
 
 #include <fcntl.h>
+#include <linux/bpf.h>
 #include <ublk_bpf_maps.h>
 
 #include <algorithm>
@@ -14,7 +15,6 @@
 #include "ctrl/executor.h"
 #include "device/device.h"
 #include "device/own_program.h"
-#include "prog/face.h"
 #include "prog/maps.h"
 #include "sys/ring.h"
 #include "sys/sizes.h"
@@ -33,38 +33,12 @@ uint64_t words_of_top(const LayerHeader& header) {
          BlockMap::unsaved_words_for(header.nr_blocks());
 }
 
-uint64_t all_words(const LayerChain& chain) {
-  const LayerHeader& top = chain.layers.front().header();
+uint64_t all_words(const LayerHeader& top, size_t nr_layers) {
   return words_of_top(top) +
-         (chain.layers.size() - 1) * BlockMap::words_for(top.nr_blocks());
+         (nr_layers - 1) * BlockMap::words_for(top.nr_blocks());
 }
-
-Result<void> check_chain(const LayerChain& chain) {
-  const auto no = [](std::string what) {
-    return fail(EOPNOTSUPP, "{}: the server serves it alone", what);
-  };
-  const LayerHeader& top = chain.layers.front().header();
-  for (const Layer& layer : chain.layers) {
-    if (layer.header().block_bytes != top.block_bytes)
-      return no(fmt("{}: has blocks of another size than the layer above",
-                    layer.file().path));
-    if (layer.header().size_bytes != top.size_bytes)
-      return no(
-          fmt("{}: has another size than the layer above", layer.file().path));
-  }
-  if (chain.layers.size() + (chain.base ? 1 : 0) > UBLK_BPF_MAX_FILES)
-    return no(fmt("{}: has more layers than a program has files",
-                  chain.layers.front().file().path));
-  if (chain.base) {
-    const uint64_t unit = std::max<uint64_t>(chain.base->offset_align, 512);
-    if (chain.base->size_bytes % unit)
-      return no(fmt("{}: has {} bytes, which is no multiple of {}",
-                    chain.base->path, chain.base->size_bytes, unit));
-  }
-  if (all_words(chain) > UINT32_MAX)
-    return no(fmt("{}: has more blocks than a map",
-                  chain.layers.front().file().path));
-  return {};
+uint64_t all_words(const LayerChain& chain) {
+  return all_words(chain.layers.front().header(), chain.layers.size());
 }
 
 // Descriptors of their own: a lock goes with the server's.
@@ -83,23 +57,19 @@ Result<std::vector<Backing>> open_files(const LayerChain& chain) {
   return files;
 }
 
-Result<void> set_knobs(Knobs& knobs, const LayerChain& chain) {
+ublk_bpf_clone_chain entry_of(const LayerChain& chain) {
   const LayerHeader& top = chain.layers.front().header();
-  const uint64_t sectors = top.block_bytes >> kSectorShift;
-  const std::pair<const char*, uint64_t> values[] = {
-      {"block_shift", shift_of(static_cast<uint32_t>(sectors))},
-      {"nr_sectors", top.size_bytes >> kSectorShift},
-      {"nr_words", BlockMap::words_for(top.nr_blocks())},
-      {"nr_marks", BlockMap::unsaved_words_for(top.nr_blocks())},
-      {"nr_layers", chain.layers.size()},
-      {"base_sectors",
-       chain.base
-           ? std::min(chain.base->size_bytes, top.size_bytes) >> kSectorShift
-           : 0},
-      {"top_offset", chain.layers.front().data_offset()}};
-  for (const auto& [name, value] : values)
-    TRY(knobs.set(name, fmt("{}", value)));
-  return {};
+  // What is beyond the end of a layer is zeroes for those above it.
+  uint64_t base = chain.base ? chain.base->size_bytes : 0;
+  for (const Layer& layer : chain.layers)
+    base = std::min(base, layer.header().size_bytes);
+  return {.nr_sectors = top.size_bytes >> kSectorShift,
+          .base_sectors = base >> kSectorShift,
+          .nr_words = BlockMap::words_for(top.nr_blocks()),
+          .nr_marks = BlockMap::unsaved_words_for(top.nr_blocks()),
+          .top_offset = chain.layers.front().data_offset(),
+          .block_shift = shift_of(top.block_bytes >> kSectorShift),
+          .nr_layers = static_cast<uint32_t>(chain.layers.size())};
 }
 
 Result<UniqueFd> find_bits(CloneMaps maps, uint64_t words) {
@@ -151,10 +121,52 @@ std::function<Result<void>()> drain_of(UniqueFd control, uint32_t dev_id) {
 
 }  // namespace
 
+Result<void> CloneProgram::check(const LayerChain& chain, uint64_t size_bytes) {
+  const auto no = [](std::string what) {
+    return fail(EOPNOTSUPP, "{}: the server serves it alone", what);
+  };
+  const LayerHeader& top = chain.layers.front().header();
+  uint64_t above = size_bytes;
+  for (const Layer& layer : chain.layers) {
+    const LayerHeader& header = layer.header();
+    if (header.block_bytes != top.block_bytes)
+      return no(fmt("{}: has blocks of another size than the layer above",
+                    layer.file().path));
+    const uint64_t has =
+        &layer == &chain.layers.front() ? size_bytes : header.size_bytes;
+    if (has > above)
+      return no(fmt("{}: is larger than the layer above", layer.file().path));
+    // The rest of that block would be looked for in the file.
+    if (has < above && has % header.block_bytes)
+      return no(
+          fmt("{}: is smaller than the layer above, and ends within a "
+              "block",
+              layer.file().path));
+    above = has;
+  }
+  if (chain.layers.size() + (chain.base ? 1 : 0) > UBLK_BPF_MAX_FILES)
+    return no(fmt("{}: has more layers than a program has files",
+                  chain.layers.front().file().path));
+  if (chain.base) {
+    const uint64_t unit = std::max<uint64_t>(chain.base->offset_align, 512);
+    if (chain.base->size_bytes % unit)
+      return no(fmt("{}: has {} bytes, which is no multiple of {}",
+                    chain.base->path, chain.base->size_bytes, unit));
+  }
+  LayerHeader sized = top;
+  sized.size_bytes = size_bytes;
+  if (all_words(sized, chain.layers.size()) > UINT32_MAX)
+    return no(fmt("{}: has more blocks than a map",
+                  chain.layers.front().file().path));
+  return {};
+}
+
 Result<void> CloneProgram::make_maps(uint64_t words) {
-  bits_ = TRY(make_shared_map(UBLK_BPF_CLONE_BITS, kWordBytes, words));
+  bits_ = TRY(
+      make_shared_map(UBLK_BPF_CLONE_BITS, kWordBytes, words, BPF_F_INNER_MAP));
   shared_ = TRY(make_shared_map(UBLK_BPF_CLONE_MAP, kSharedBytes, 1));
-  fresh_ = true;
+  maps_ = {.bits = TRY(map_info(bits_.get())).id,
+           .shared = TRY(map_info(shared_.get())).id};
   return {};
 }
 
@@ -165,44 +177,28 @@ Result<void> CloneProgram::find_maps(const Target& target, CloneMaps maps) {
   return {};
 }
 
-Result<void> CloneProgram::load_object(const LayerChain& chain) {
-  const FaceInfo face = detect_face();
-  if (face.face == Face::none)
-    return fail(EOPNOTSUPP,
-                "this kernel has no ublk programs: the server serves alone");
-  if (face.version == 1)
-    return fail(EOPNOTSUPP,
-                "this kernel's ublk programs have no completion half: the "
-                "server serves alone");
-  ProgramObject object =
-      TRY(ProgramObject::open(TRY(find_own_object("clone.bpf.o")), face));
-  TRY_IN(object.path(), set_knobs(object.knobs(), chain));
-  if (!bits_.valid()) TRY(make_maps(all_words(chain)));
-  const MapInfo bits = TRY(map_info(bits_.get()));
-  const MapInfo shared = TRY(map_info(shared_.get()));
-  TRY(object.size_map(UBLK_BPF_CLONE_BITS, bits.max_entries));
-  TRY(object.use_map(bits));
-  TRY(object.use_map(shared));
-  TRY(object.load(kProgram));
-  maps_ = {.bits = bits.id, .shared = shared.id};
+Result<void> CloneProgram::prepare(const LayerChain& chain,
+                                   LoadedClone loaded) {
   files_ = TRY(open_files(chain));
-  object_ = std::move(object);
+  loaded_ = std::move(loaded);
   return {};
 }
 
 Result<std::unique_ptr<CloneProgram>> CloneProgram::load(const Target& target) {
-  const LayerChain& chain = target.clone->chain();
-  TRY(check_chain(chain));
-  std::unique_ptr<CloneProgram> program(new CloneProgram());
-  program->control_ = TRY(UniqueFd::open(kControl, O_RDWR));
-  TRY(program->load_object(chain));
-  return program;
+  return load_for_new_top(target, 0, 0);
 }
 
 Result<std::unique_ptr<CloneProgram>> CloneProgram::load_for_new_top(
-    const Target& target) {
-  auto program = TRY(load(target));
-  program->replaces_ = true;
+    const Target& target, uint32_t dev_id, uint32_t attached) {
+  const LayerChain& chain = target.clone->chain();
+  TRY(check(chain, target.clone->header().size_bytes));
+  std::unique_ptr<CloneProgram> program(new CloneProgram());
+  program->control_ = TRY(UniqueFd::open(kControl, O_RDWR));
+  TRY(program->prepare(chain,
+                       TRY(attached ? LoadedClone::get_other(dev_id, attached)
+                                    : LoadedClone::get())));
+  program->replaces_ = attached;
+  program->fresh_ = true;
   return program;
 }
 
@@ -215,9 +211,12 @@ Result<std::unique_ptr<CloneProgram>> CloneProgram::adopt(const Target& target,
 }
 
 Result<std::unique_ptr<CloneProgram>> CloneProgram::adopt_for_less(
-    const Target& target, CloneMaps maps) {
+    const Target& target, CloneMaps maps, uint32_t dev_id, uint32_t attached) {
   auto program = TRY(adopt(target, maps));
-  TRY(program->load_object(target.clone->chain()));
+  if (!(TRY(map_info(program->bits_.get())).flags & BPF_F_INNER_MAP))
+    return program;
+  TRY(program->prepare(target.clone->chain(),
+                       TRY(LoadedClone::get_other(dev_id, attached))));
   program->replaces_ = true;
   return program;
 }
@@ -225,9 +224,11 @@ Result<std::unique_ptr<CloneProgram>> CloneProgram::adopt_for_less(
 Result<void> CloneProgram::connect(Target& target, uint32_t dev_id) {
   Clone& clone = *target.clone;
   const LayerChain& chain = clone.chain();
-  const uint64_t words = all_words(chain);
   ublk_bpf_clone* shared = nullptr;
+  // Only now is it known how large the layer is.
   const auto make = [&](const LayerHeader&, uint64_t) -> Result<Clone::Memory> {
+    const uint64_t words = all_words(chain);
+    if (fresh_) TRY(make_maps(words));
     Clone::Memory memory;
     memory.region = TRY(MmapRegion::shared(bits_.get(), words * kWordBytes));
     memory.shared = TRY(MmapRegion::shared(shared_.get(), kSharedBytes));
@@ -247,28 +248,43 @@ Result<void> CloneProgram::connect(Target& target, uint32_t dev_id) {
     return memory;
   };
   TRY(clone.take(make, !fresh_));
+  chain_ = entry_of(chain);
   clone.keep_map(!fresh_);
   return clone.serve_with(shared, drain_of(std::move(control_), dev_id));
 }
 
 Result<AttachedState> CloneProgram::attach(Control& control, uint32_t dev_id,
                                            Clone& clone) {
-  AttachedState attached{.prog_id = TRY(object_->id()),
+  const std::string& object = loaded_->object();
+  AttachedState attached{.prog_id = loaded_->prog_id(),
                          .program = kProgram,
-                         .object = object_->path(),
+                         .object = object,
                          .files = {},
-                         .knobs = object_->knobs().values()};
+                         .knobs = {}};
   ublk_bpf_attach arg{};
-  arg.prog_fd = object_->fd();
-  arg.complete_fd = object_->complete_fd();
+  arg.prog_fd = loaded_->fd();
+  arg.complete_fd = loaded_->complete_fd();
   arg.flags = UBLK_BPF_ATTACH_F_COMPLETE;
   if (replaces_) arg.flags |= UBLK_BPF_ATTACH_F_REPLACE;
   for (const Backing& file : files_) {
     arg.fds[arg.nr_files++] = file.fd.get();
     attached.files.push_back(file.path);
   }
-  TRY_IN(object_->path(), control.attach_bpf(dev_id, arg));
+  TRY_IN(object, loaded_->enter(dev_id, bits_.get(), shared_.get(), chain_));
+  auto done = control.attach_bpf(dev_id, arg);
+  const auto now = control.bpf_info(dev_id);
+  if (!done) {
+    // It may be attached all the same, or be so presently; else gc finds them.
+    const int code = done.error().code();
+    if (now && now->prog_id != loaded_->prog_id() && code != EINTR &&
+        code != ETIME && code != ETIMEDOUT)
+      (void)loaded_->leave(dev_id);
+    return std::unexpected(std::move(done).error().in(object));
+  }
   clone.keep_map(true);
+  // The one before it may be at work for this device still: then gc does it.
+  if (replaces_ && now && !now->nr_retiring)
+    (void)leave_other_clones(dev_id, loaded_->prog_id());
   return attached;
 }
 
@@ -299,6 +315,21 @@ Result<void> CloneProgram::check_can_freeze() const {
 Result<void> CloneProgram::freeze(Control& control, uint32_t dev_id) {
   TRY(set_frozen(true));
   return control.drain_bpf(dev_id);
+}
+
+Result<bool> serves_with(uint32_t prog_id, uint32_t dev_id, CloneMaps maps) {
+  const auto same = [&](CloneMaps those) {
+    return those.bits == maps.bits && those.shared == maps.shared;
+  };
+  for (const LoadedClone& one : TRY(LoadedClone::all()))
+    if (one.prog_id() == prog_id) return same(one.maps_of(dev_id));
+  // Of the version whose programs had them themselves.
+  CloneMaps own;
+  for (const MapInfo& map : TRY(maps_of_program_ids(std::span(&prog_id, 1)))) {
+    if (map.name == UBLK_BPF_CLONE_BITS) own.bits = map.id;
+    if (map.name == UBLK_BPF_CLONE_MAP) own.shared = map.id;
+  }
+  return same(own);
 }
 
 Result<void> attach_clone(Workplace& place, CloneProgram& program,

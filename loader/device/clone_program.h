@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "ctrl/control.h"
+#include "device/loaded_clone.h"
 #include "device/state.h"
 #include "device/workplace.h"
-#include "prog/object.h"
 #include "server/clone.h"
 #include "server/target.h"
 #include "sys/backing.h"
@@ -18,31 +18,38 @@
 
 namespace ublk {
 
-// The program half of a clone, clone.bpf.o, and the maps that it has in common
-// with the server. They outlive the server as long as it is attached. Opened,
-// and loaded, while the server has all mounts.
+// The program half of a clone, and the maps that it has in common with the
+// server. They outlive the server as long as it is attached. Opened, and loaded
+// unless another clone has it already, while the server has all mounts.
 class CloneProgram {
  public:
-  // With maps of its own, loaded for attach(). EOPNOTSUPP: a kernel or a chain
-  // with which the program cannot serve, says why. ENOENT: it is not installed.
+  // With new maps, for attach(). EOPNOTSUPP: a kernel or a chain with which the
+  // program cannot serve, says why. ENOENT: it is not installed.
   static Result<std::unique_ptr<CloneProgram>> load(const Target& target);
-  // The same, for a device whose program is of another top layer: in its place.
+  // The same, for a device whose program, `attached`, has another top layer: in
+  // its place. 0: it has none.
   static Result<std::unique_ptr<CloneProgram>> load_for_new_top(
-      const Target& target);
+      const Target& target, uint32_t dev_id, uint32_t attached);
   // Of a device to which it is attached, with the maps that it has. ENOENT:
   // these are not the maps of this layer.
   static Result<std::unique_ptr<CloneProgram>> adopt(const Target& target,
                                                      CloneMaps maps);
   // The same, but of a chain that has become shorter: another program, with the
-  // same maps, is to take its place.
+  // same maps, is to take the place of `attached`. That stays if its maps are
+  // of the version whose programs had them themselves: it finds nothing in the
+  // layers that are gone.
   static Result<std::unique_ptr<CloneProgram>> adopt_for_less(
-      const Target& target, CloneMaps maps);
+      const Target& target, CloneMaps maps, uint32_t dev_id, uint32_t attached);
+
+  // Whether the program could serve the chain if its disk had this size.
+  static Result<void> check(const LayerChain& chain, uint64_t size_bytes);
 
   // Before the queues of the clone run: makes it theirs, with the map for its
-  // memory.
+  // memory, which a new program gets here.
   Result<void> connect(Target& target, uint32_t dev_id);
+  // After that.
   CloneMaps maps() const { return maps_; }
-  bool is_attached() const { return !object_; }
+  bool is_attached() const { return !loaded_; }
   // Whether it is to take the place of another, which the device has.
   bool replaces() const { return replaces_; }
   // To a device that is live, or has no server just now. From then on the map
@@ -62,11 +69,12 @@ class CloneProgram {
  private:
   CloneProgram() = default;
   Result<void> set_frozen(bool frozen);
-  Result<void> load_object(const LayerChain& chain);
+  Result<void> prepare(const LayerChain& chain, LoadedClone loaded);
   Result<void> make_maps(uint64_t words);
   Result<void> find_maps(const Target& target, CloneMaps maps);
 
-  std::optional<ProgramObject> object_;
+  std::optional<LoadedClone> loaded_;
+  ublk_bpf_clone_chain chain_{};
   std::vector<Backing> files_;
   UniqueFd control_;    // for drains
   bool fresh_ = false;  // its maps are, too
@@ -75,6 +83,9 @@ class CloneProgram {
   UniqueFd bits_;
   UniqueFd shared_;
 };
+
+// Whether a clone's program, which the device has attached, has these maps.
+Result<bool> serves_with(uint32_t prog_id, uint32_t dev_id, CloneMaps maps);
 
 // Attaches it and notes that in the device's state.
 Result<void> attach_clone(Workplace& place, CloneProgram& program,

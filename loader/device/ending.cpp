@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "device/lifecycle.h"
+#include "device/loaded_clone.h"
 #include "device/users.h"
 #include "device/workplace.h"
 #include "server/track.h"
@@ -70,7 +71,14 @@ Result<void> let_go(Workplace& place, Served& device) {
     if (auto info = place.control.info(device.dev_id);
         info && info->state == UBLK_S_DEV_LIVE)
       (void)place.control.stop(device.dev_id);
-  return end_queues(place, device);
+  const uint32_t dev_id = device.dev_id;
+  TRY(end_queues(place, device));
+  // All that its map had is saved, whoever has stopped it.
+  const auto state = place.states.load(dev_id);
+  const auto info = place.control.info(dev_id);
+  if (state && state->clone_maps.bits && info && info->state == UBLK_S_DEV_DEAD)
+    (void)leave_loaded_clones(dev_id, state->clone_maps);
+  return {};
 }
 
 // What a signal makes of a device.

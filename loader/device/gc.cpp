@@ -7,11 +7,13 @@
 #include <cerrno>
 #include <charconv>
 #include <chrono>
+#include <optional>
 #include <set>
 #include <thread>
 
 #include "device/device.h"
 #include "device/lifecycle.h"
+#include "device/loaded_clone.h"
 #include "device/server_process.h"
 #include "sys/process.h"
 
@@ -109,6 +111,49 @@ std::optional<uint32_t> device_of(const std::string& name) {
              : std::nullopt;
 }
 
+// Why a program's entries of this device are nobody's; nothing if they are
+// somebody's, or may be. Its own state has the maps that are in use, or will
+// be.
+std::optional<std::string> why_left(Control& control, const StateStore& states,
+                                    const LoadedClone& program,
+                                    uint32_t dev_id) {
+  const auto device = control.info(dev_id);
+  if (!device && device.error().code() == ENODEV)
+    return fmt("program {} has them, and its device is not there",
+               program.prog_id());
+  const auto info = control.bpf_info(dev_id);
+  if (info ? info->prog_id == program.prog_id() || info->nr_retiring
+           : info.error().code() != EOPNOTSUPP)
+    return std::nullopt;
+  const CloneMaps maps = program.maps_of(dev_id);
+  if (const auto state = states.load(dev_id);
+      state && maps.bits && maps.bits == state->clone_maps.bits)
+    return std::nullopt;
+  return fmt("program {} has them, and its device another program",
+             program.prog_id());
+}
+
+// After the states: to forget one of them takes its maps away, too.
+void collect_maps(Control& control, const StateStore& states, bool dry_run,
+                  std::vector<Orphan>& orphans) {
+  const auto programs = LoadedClone::all();
+  if (!programs) return;  // a kernel, or a user, without
+  for (const LoadedClone& program : *programs)
+    for (const uint32_t dev_id : program.dev_ids()) {
+      auto why = why_left(control, states, program, dev_id);
+      if (!why) continue;
+      Orphan& orphan = orphans.emplace_back(Orphan{.kind = Orphan::Kind::maps,
+                                                   .dev_id = dev_id,
+                                                   .cleared = true,
+                                                   .why = std::move(*why)});
+      if (dry_run) continue;
+      if (auto left = program.leave(dev_id); !left) {
+        orphan.cleared = false;
+        orphan.why = left.error().message();
+      }
+    }
+}
+
 }  // namespace
 
 Result<std::vector<Orphan>> collect_garbage(Control& control,
@@ -131,6 +176,7 @@ Result<std::vector<Orphan>> collect_garbage(Control& control,
       orphan.why = done.error().message();
     }
   }
+  collect_maps(control, states, options.dry_run, orphans);
   for (const std::string& name : states.other_files()) {
     const auto writer = writer_of(name);
     const auto its = device_of(name);

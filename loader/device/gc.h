@@ -20,7 +20,12 @@ struct GcOptions {
 
 // What was found without its other half, and what was done about it.
 struct Orphan {
-  enum class Kind { device, state, temporary };
+  enum class Kind {
+    device,
+    state,
+    temporary,
+    maps,  // of a clone, which a program has that others have attached
+  };
   Kind kind = Kind::device;
   uint32_t dev_id = 0;
   std::string file{};  // of a temporary
@@ -28,10 +33,11 @@ struct Orphan {
   std::string why{};  // it is one, and if it is kept why
 };
 
-// Looks for devices that nobody serves, states of devices that are not there,
-// and what interrupted writers of states have left, and clears them. What is
-// being added, recovered or served is left alone; other tools' devices too,
-// as long as a process has them open. EBUSY: somebody is adding for too long.
+// Looks for devices that nobody serves, states and maps of devices that are not
+// there, and what interrupted writers of states have left, and clears them.
+// What is being added, recovered or served is left alone; other tools' devices
+// too, as long as a process has them open. EBUSY: somebody is adding for too
+// long.
 Result<std::vector<Orphan>> collect_garbage(Control& control,
                                             const StateStore& states,
                                             const GcOptions& options);

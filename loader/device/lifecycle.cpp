@@ -145,8 +145,7 @@ Result<uint64_t> resize_device(Control& control, const StateStore& states,
   std::optional<TargetSpec> spec;
   if (device.state && is_clone(device.state->target))
     return fail(EOPNOTSUPP,
-                "{}: is a clone, whose size is that of its layer and cannot be "
-                "changed",
+                "{}: is a clone, which gets another size with another server",
                 device_name(dev_id));
   if (device.state && !device.state->target.track.empty())
     return std::unexpected(

@@ -37,10 +37,10 @@ Result<std::string> find_object(const std::string& object) {
 }
 
 Result<UniqueFd> make_shared_map(const char* name, uint32_t value_bytes,
-                                 uint64_t entries) {
+                                 uint64_t entries, uint32_t flags) {
   bpf_map_create_opts options{};
   options.sz = sizeof(options);
-  options.map_flags = BPF_F_MMAPABLE;
+  options.map_flags = BPF_F_MMAPABLE | flags;
   const int fd =
       bpf_map_create(BPF_MAP_TYPE_ARRAY, name, sizeof(uint32_t), value_bytes,
                      static_cast<uint32_t>(entries), &options);

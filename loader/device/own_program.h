@@ -26,9 +26,9 @@ bool is_program_name(std::string_view object);
 // none of this name.
 Result<std::string> find_object(const std::string& object);
 
-// An array that can be mapped, for both.
+// An array that can be mapped, for both. `flags`: BPF_F_* beside that.
 Result<UniqueFd> make_shared_map(const char* name, uint32_t value_bytes,
-                                 uint64_t entries);
+                                 uint64_t entries, uint32_t flags = 0);
 // The one with this id, with as many entries or more. ENOENT: it has gone, and
 // its id may be another map's by now.
 Result<UniqueFd> find_shared_map(uint32_t id, const char* name,

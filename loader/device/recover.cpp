@@ -141,20 +141,17 @@ struct Heir {
   std::unique_ptr<NewTop> next{};
   std::unique_ptr<CloneProgram> next_program{};
   std::unique_ptr<TrackProgram> tracker{};  // of a device that tracks
+  // Of a clone whose disk is to have another size: the same layers, with
+  // `next_program`, which are looked at when the top has it.
+  std::optional<uint64_t> size_bytes{};
+  std::optional<Target> larger{};
 };
 
-Result<bool> has_program(Control& control, uint32_t dev_id) {
-  const auto info = control.bpf_info(dev_id);
-  if (!info && info.error().code() == EOPNOTSUPP) return false;
-  return TRY(info).prog_id != 0;
-}
-
-Result<bool> uses(uint32_t prog_id, CloneMaps maps) {
-  const auto used = TRY(maps_of_program_ids(std::span(&prog_id, 1)));
-  return std::ranges::any_of(
-             used, [&](const MapInfo& map) { return map.id == maps.bits; }) &&
-         std::ranges::any_of(
-             used, [&](const MapInfo& map) { return map.id == maps.shared; });
+// Its ->prog_id is 0 if there is none.
+Result<ublk_bpf_info> attached_program(Control& control, uint32_t dev_id) {
+  auto info = control.bpf_info(dev_id);
+  if (!info && info.error().code() == EOPNOTSUPP) return ublk_bpf_info{};
+  return info;
 }
 
 // Of a clone that had one. If it is attached its map is the clone's, and no
@@ -165,24 +162,29 @@ Result<std::unique_ptr<CloneProgram>> open_program(Workplace& place,
                                                    const Target& target) {
   if (!target.clone || (!state.clone_maps.bits && !state.new_top))
     return nullptr;
-  const bool has = TRY(has_program(place.control, state.dev_id));
+  const uint32_t dev_id = state.dev_id;
+  const ublk_bpf_info attached = TRY(attached_program(place.control, dev_id));
+  const uint32_t has = attached.prog_id;
   if (!state.clone_maps.bits && !has) return nullptr;
   if (!has) return CloneProgram::load(target);
-  if (!state.clone_maps.bits) return CloneProgram::load_for_new_top(target);
+  if (!state.clone_maps.bits)
+    return CloneProgram::load_for_new_top(target, dev_id, has);
   const LayerChain& chain = target.clone->chain();
   const size_t nr_files = chain.layers.size() + (chain.base ? 1 : 0);
-  const ublk_bpf_info attached = TRY(place.control.bpf_info(state.dev_id));
   auto program = CloneProgram::adopt(target, state.clone_maps);
-  // Of a server that was killed before it could attach its program the maps may
-  // be there for a moment.
-  if (program && !TRY(uses(attached.prog_id, state.clone_maps)))
+  // Those of a server that was killed before it could attach its program may be
+  // there still.
+  if (program && !TRY(serves_with(has, dev_id, state.clone_maps)))
     program = fail(ENOENT, "map {}: is not of the program that is attached",
                    state.clone_maps.bits);
+  // What a command that was killed between two programs has left.
+  if (program && !attached.nr_retiring) (void)leave_other_clones(dev_id, has);
   if (program && nr_files < attached.nr_files)
-    program = CloneProgram::adopt_for_less(target, state.clone_maps);
+    program =
+        CloneProgram::adopt_for_less(target, state.clone_maps, dev_id, has);
   // The one that is attached is still that of the top before.
   if (!program && program.error().code() == ENOENT && state.new_top)
-    return CloneProgram::load_for_new_top(target);
+    return CloneProgram::load_for_new_top(target, dev_id, has);
   if (!program && program.error().code() == ENOENT)
     return std::unexpected(std::move(program).error().hint(
         "its program goes on with the layer that it was attached with; del and "
@@ -196,13 +198,14 @@ Result<std::unique_ptr<TrackProgram>> open_tracker(Workplace& place,
                                                    const DeviceState& state,
                                                    const Target& target) {
   if (!target.track || !state.track_maps.bits) return nullptr;
-  if (!TRY(has_program(place.control, state.dev_id)))
+  if (!TRY(attached_program(place.control, state.dev_id)).prog_id)
     return TrackProgram::load(target);
   return TrackProgram::adopt(target, state.track_maps);
 }
 
 Result<void> check_program(Workplace& place, uint32_t dev_id, bool attached) {
-  if (TRY(has_program(place.control, dev_id)) == attached) return {};
+  if ((TRY(attached_program(place.control, dev_id)).prog_id != 0) == attached)
+    return {};
   return fail(EAGAIN, "{}: its program has come or gone meanwhile: try again",
               device_name(dev_id));
 }
@@ -235,9 +238,7 @@ Result<void> connect(Workplace& place, Heir& heir) {
   });
 }
 
-// A failure may leave a note of what is not there, which is resolved later.
-Result<void> prepare_new_top(Workplace& place, Heir& heir,
-                             const NewTopRequest& request) {
+Result<void> check_quiet(const Heir& heir) {
   if (heir.state.new_top)
     return std::unexpected(
         Error::plain(EBUSY, "its last snapshot or reset was interrupted")
@@ -250,20 +251,65 @@ Result<void> prepare_new_top(Workplace& place, Heir& heir,
                       heir.before.dev_id)));
   if (heir.program && heir.program->shares_maps())
     TRY(heir.program->check_can_freeze());
-  const auto note = [&](const NewTopState& made) {
-    return place.states.change(
-        heir.before.dev_id, [&](DeviceState& state) { state.new_top = made; });
-  };
-  heir.next = TRY(NewTop::make(heir.state.target, request, note));
+  return {};
+}
+
+// Its program cannot serve with the map that it has.
+Result<void> prepare_next_program(Workplace& place, Heir& heir,
+                                  const Target& target) {
   if (!heir.program) return {};
-  const bool has = TRY(has_program(place.control, heir.before.dev_id));
-  auto program = has ? CloneProgram::load_for_new_top(heir.next->target())
-                     : CloneProgram::load(heir.next->target());
+  const uint32_t dev_id = heir.before.dev_id;
+  auto program = CloneProgram::load_for_new_top(
+      target, dev_id, TRY(attached_program(place.control, dev_id)).prog_id);
   if (!program)
     return std::unexpected(std::move(program).error().in(
         "the program that serves it could not go on"));
   heir.next_program = std::move(*program);
   return {};
+}
+
+// A failure may leave a note of what is not there, which is resolved later.
+Result<void> prepare_new_top(Workplace& place, Heir& heir,
+                             const NewTopRequest& request) {
+  TRY(check_quiet(heir));
+  const auto note = [&](const NewTopState& made) {
+    return place.states.change(
+        heir.before.dev_id, [&](DeviceState& state) { state.new_top = made; });
+  };
+  heir.next = TRY(NewTop::make(heir.state.target, request, note));
+  return prepare_next_program(place, heir, heir.next->target());
+}
+
+Result<void> prepare_size(Workplace& place, Heir& heir, uint64_t bytes) {
+  const auto& clone = heir.target.clone;
+  if (!clone || clone->read_only())
+    return fail(EINVAL, "is not a clone that is written");
+  if (!(heir.before.flags & UBLK_F_UPDATE_SIZE))
+    return fail(EOPNOTSUPP,
+                "the driver cannot change its size: it has no "
+                "UBLK_F_UPDATE_SIZE");
+  const uint64_t has = clone->header().size_bytes;
+  const uint64_t block = uint64_t{1}
+                         << heir.target.params.basic.logical_bs_shift;
+  if (bytes < has)
+    return fail(EOPNOTSUPP,
+                "its layer has {} bytes, and a layer cannot become smaller",
+                has);
+  if (bytes % block)
+    return fail(EINVAL, "a size of {} bytes is no multiple of its block of {}",
+                bytes, block);
+  heir.size_bytes = bytes;
+  if (bytes == has) return {};
+  TRY(check_quiet(heir));
+  TRY(clone->check_grow(bytes));
+  if (heir.program)
+    if (auto fits = CloneProgram::check(clone->chain(), bytes); !fits)
+      return std::unexpected(std::move(fits).error().hint(fmt(
+          "ublk-bpf flatten -n {} before makes it independent of the layers "
+          "below",
+          heir.before.dev_id)));
+  heir.larger = TRY(open_target(heir.state.target));
+  return prepare_next_program(place, heir, *heir.larger);
 }
 
 Result<void> prepare_flatten(Heir& heir, const FlattenRequest& request) {
@@ -314,6 +360,8 @@ Result<Heir> examine(Workplace& place, const RecoverRequest& request,
             .program = std::move(program),
             .held = std::move(held),
             .tracker = std::move(tracker)};
+  if (request.size_bytes)
+    TRY_IN(device_name(dev_id), prepare_size(place, heir, *request.size_bytes));
   if (request.flatten)
     TRY_IN(device_name(dev_id), prepare_flatten(heir, *request.flatten));
   if (heir.state.flatten && heir.state.flatten->ended())
@@ -373,13 +421,46 @@ Result<void> change_top(Workplace& place, Heir& heir) {
   return connect(place, heir);
 }
 
-// Of a clone that goes on with the top that it has.
+// Of such a device: its top becomes larger, and the clone another one on the
+// same layers, with a larger map. An error while `larger` is there leaves it as
+// it was.
+Result<void> change_size(Workplace& place, Heir& heir) {
+  const uint32_t dev_id = heir.before.dev_id;
+  auto old = heir.target.clone;
+  if (heir.program && heir.program->shares_maps())
+    TRY(heir.program->freeze(place.control, dev_id));
+  TRY(old->save());
+  // Whoever comes next has all of the old map on the disk.
+  heir.state.new_top = NewTopState{.identities = heir.target.spec.identities,
+                                   .layers = heir.target.spec.layers,
+                                   .in_place = true};
+  TRY(place.states.change(dev_id, [&](DeviceState& state) {
+    state.new_top = heir.state.new_top;
+    state.clone_maps = {};
+  }));
+  TRY(old->grow(*heir.size_bytes));
+  // Without a program it is a file, which is of no use to the larger one.
+  auto removed = place.states.remove_file(map_file_name(dev_id));
+  // Closes the old one, and gives up its lock.
+  old.reset();
+  heir.target = std::move(*heir.larger);
+  heir.larger.reset();
+  heir.program = std::move(heir.next_program);
+  TRY(std::move(removed));
+  return connect(place, heir);
+}
+
+// Of a clone that goes on with the top, and the map, that it has.
 Result<void> keep_top(Workplace& place, Heir& heir) {
   const uint32_t dev_id = heir.before.dev_id;
   heir.next.reset();
+  heir.larger.reset();
+  heir.state.new_top.reset();
   if (heir.program && heir.program->shares_maps()) TRY(heir.program->thaw());
-  return place.states.change(dev_id,
-                             [](DeviceState& state) { state.new_top.reset(); });
+  return place.states.change(dev_id, [&](DeviceState& state) {
+    state.new_top.reset();
+    if (heir.program) state.clone_maps = heir.program->maps();
+  });
 }
 
 // What it tells is for whoever waits for it, and for the next server.
@@ -426,6 +507,12 @@ Result<Served> succeed(Workplace& place, const ServeHooks& hooks, Heir& heir,
       refused = std::move(changed).error();
       TRY(keep_top(place, heir));
     }
+  if (heir.larger)
+    if (auto changed = change_size(place, heir); !changed) {
+      if (!heir.larger) return std::unexpected(changed.error());
+      refused = std::move(changed).error();
+      TRY(keep_top(place, heir));
+    }
   const auto clone = heir.target.clone;
   // The driver gives the server requests as soon as its queues wait for them,
   // and what it has written the program of before would not read.
@@ -441,6 +528,11 @@ Result<Served> succeed(Workplace& place, const ServeHooks& hooks, Heir& heir,
   if (started && heir.tracker && !heir.tracker->is_attached())
     started = heir.tracker->attach(place, dev_id);
   if (started) started = place.control.end_recovery(dev_id, ::getpid());
+  if (started && heir.size_bytes && !refused)
+    if (auto sized =
+            place.control.set_size(dev_id, *heir.size_bytes >> kSectorShift);
+        !sized)
+      refused = std::move(sized).error();
   // As above: its threads are not waited for if this fails.
   if (started && heir.state.flatten)
     started = begin_flatten(place, heir, *clone);

@@ -11,6 +11,7 @@
 
 #include "device/clone.h"
 #include "device/lifecycle.h"
+#include "device/loaded_clone.h"
 #include "device/pins.h"
 #include "device/server_process.h"
 #include "device/users.h"
@@ -255,6 +256,14 @@ Result<UniqueFd> hold_layers(const StateStore& states, uint32_t dev_id,
   return TRY_IN(device_name(dev_id), states.hold_device(dev_id));
 }
 
+// Of a clone that is stopped: what its program, which others have attached, has
+// of it. Who needs its maps still has them open.
+void leave_program(const DeviceState& state, const EndOptions& options) {
+  if (!is_clone(state.target)) return;
+  if (auto left = leave_loaded_clones(state.dev_id); !left && options.warn)
+    options.warn(std::move(left).error().in(device_name(state.dev_id)));
+}
+
 // All but the wait for its server.
 Result<void> remove_one(Control& control, const StateStore& states,
                         uint32_t dev_id, Removal how, const EndOptions& options,
@@ -273,6 +282,7 @@ Result<void> remove_one(Control& control, const StateStore& states,
   // It would go with the clone's program, which serves to the end.
   const auto kept = state ? hold_maps(*state) : std::vector<UniqueFd>();
   TRY(end(control, *info, server, options, "del"));
+  if (state) leave_program(*state, options);
   // Without one nobody else does it. With one it is done when that has ended.
   if (state && !server) TRY(write_out(states, *state, options));
   Watchdog watch(dev_id, server, options);
@@ -298,6 +308,8 @@ Result<void> forget(const StateStore& states, uint32_t dev_id) {
   const UniqueFd held = TRY(hold_layers(states, dev_id, false));
   if (const auto state = states.load(dev_id)) {
     TRY_IN(device_name(dev_id), write_map_out(states, *state));
+    // Its number may be another's by now.
+    (void)leave_loaded_clones(dev_id, state->clone_maps);
     remove_pins(state->pins());
   }
   return states.remove(dev_id, "");
@@ -311,6 +323,7 @@ Result<void> stop_device(Control& control, const StateStore& states,
   // It would go with the clone's program.
   const auto kept = state ? hold_maps(*state) : std::vector<UniqueFd>();
   TRY(stop(control, dev_id, driver_checks, options));
+  if (state) leave_program(*state, options);
   // Without a server nobody else does it.
   if (!kept.empty()) TRY(write_out(states, *state, options));
   return {};

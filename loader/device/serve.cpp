@@ -10,6 +10,7 @@
 #include "device/clone_program.h"
 #include "device/driver_flags.h"
 #include "device/lifecycle.h"
+#include "device/loaded_clone.h"
 #include "device/mirror.h"
 #include "device/overlap.h"
 #include "device/state.h"
@@ -51,11 +52,13 @@ class NewDevice {
     device_.server.reset();
     if (track) (void)track->save();
     track.reset();
+    if (has_clone_program) (void)leave_loaded_clones(device_.dev_id);
     (void)place_.control.remove(device_.dev_id);
     (void)place_.states.remove(device_.dev_id, device_.instance);
   }
   // Of which nothing was written.
   std::shared_ptr<Track> track{};
+  bool has_clone_program = false;
   Served& served() { return device_; }
   Served keep() {
     kept_ = true;
@@ -236,6 +239,7 @@ Result<void> serve_new(const std::vector<AddRequest>& requests,
     added.push_back(
         std::make_unique<NewDevice>(place, info.dev_id, new_instance()));
     added.back()->track = one.target.track;
+    added.back()->has_clone_program = one.program != nullptr;
     TRY(bring_up(place, hooks, std::move(one), info, added.back()->served(),
                  server));
     live.push_back(TRY(describe(place.control, place.states, info.dev_id)));

@@ -76,6 +76,8 @@ struct RecoverRequest {
   // Of a clone: it gets one with its new server.
   std::optional<NewTopRequest> new_top{};
   std::optional<FlattenRequest> flatten{};
+  // Of a clone: how many bytes its disk has from then on, not less than before.
+  std::optional<uint64_t> size_bytes{};
 };
 // Serves devices from their states, in place of their server. An error before
 // anything is done to them changes nothing; after a later one they all wait for

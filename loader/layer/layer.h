@@ -197,6 +197,8 @@ class Layer {
   // which is made for eight times the first size: a larger layer upon this one
   // can have any size.
   Result<void> grow(uint64_t size_bytes);
+  // What of that can be said before.
+  Result<void> check_grow(uint64_t size_bytes) const;
 
  private:
   explicit Layer(std::unique_ptr<Impl> impl);

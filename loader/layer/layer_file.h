@@ -38,6 +38,9 @@ std::string resolved(const std::string& layer_path, const std::string& stored);
 // Header and path, checked. `path` is the layer's, absolute.
 Result<Decoded> read_header(int fd, const std::string& path);
 
+// Lets go of what the cache has of [from, to).
+void drop_cache(int fd, uint64_t from, uint64_t to);
+
 // What is not a hole of [from, to): called in ascending order.
 Result<void> for_each_data(
     int fd, uint64_t from, uint64_t to,

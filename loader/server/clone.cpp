@@ -256,6 +256,16 @@ Result<void> Clone::seal() {
   return {};
 }
 
+Result<void> Clone::grow(uint64_t size_bytes) {
+  TRY(top().save());
+  // A map of the old size is nobody's as soon as the header has the new one.
+  if (memory_.note) memory_.note(true);
+  auto grown = top().grow(size_bytes);
+  if (!grown && memory_.note) memory_.note(false);
+  if (grown) taken_ = false;
+  return grown;
+}
+
 std::vector<int> Clone::ring_files() const {
   std::vector<int> files = {top().metadata_fd()};
   for (const Layer& layer : chain_.layers)

@@ -182,6 +182,12 @@ class Clone {
   Result<void> save() { return top().save(); }
   // After that: the top is a layer below for good, and this clone is over.
   Result<void> seal();
+  Result<void> check_grow(uint64_t size_bytes) const {
+    return top().check_grow(size_bytes);
+  }
+  // Makes its disk larger, for another clone that opens the layer again and has
+  // a larger map; this one is over, unless it fails. Under what save() needs.
+  Result<void> grow(uint64_t size_bytes);
   // Of one with `base_later`.
   Result<void> take_base() { return chain_.take_base(); }
   // Its top has got another name.

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""What of ours is there: devices, servers and other processes, state files."""
+"""What of ours is there: devices, servers and other processes, state files, maps."""
 
+import json
 import os
+import subprocess
 from pathlib import Path
 
 import cli
@@ -45,15 +47,21 @@ def nodes():
     return {p.name for p in Path("/sys/class/ublk-char").iterdir()} if Path("/sys/class/ublk-char").is_dir() else set()
 
 
+def maps():
+    """Of BPF, those that servers and programs share."""
+    shown = subprocess.run(["bpftool", "-j", "map", "show"], capture_output=True, text=True, check=True).stdout
+    return {m["id"] for m in json.loads(shown) if m.get("name", "").startswith(("ublk_clone", "ublk_disk", "ublk_track"))}
+
+
 class Census:
     """What there is now."""
 
     def __init__(self):
-        self.processes, self.state_files, self.nodes = processes(), state_files(), nodes()
+        self.processes, self.state_files, self.nodes, self.maps = processes(), state_files(), nodes(), maps()
 
     def new(self):
         kinds = ("devices", nodes() - self.nodes), ("state files", state_files() - self.state_files), \
-            ("processes", processes() - self.processes)
+            ("processes", processes() - self.processes), ("maps", maps() - self.maps)
         return {kind: sorted(new) for kind, new in kinds if new}
 
     def nothing_new(self):

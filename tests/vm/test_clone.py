@@ -8,6 +8,7 @@ refused in one line. UBLK_BPF_SEED does a run of the model again, UBLK_BPF_CLONE
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ from cli import wait_for
 from clones import OPS, SIZE, THREADS, Model, delta, flush, holds, kill, kill_and_recover, layer, refused, take_over
 import test_json
 from lab import sh
+from leftovers import nothing_is_left  # noqa: F401 (a fixture)
 
 pytestmark = pytest.mark.quick_tests(8)
 
@@ -345,6 +347,102 @@ def test_map_that_cannot_be_written_out_is_kept_for_the_next_del(lab, delta):
     device = lab.add("clone", delta)
     with Opened(device.path) as f:
         assert f.read(MIB, len(data)) == data
+
+
+def program(device):
+    """The attached one, and the ids of the device's own maps."""
+    with open(f"/run/ublk-bpf/{device.id}.json", encoding="utf-8") as f:
+        maps = json.load(f)["clone_maps"]
+    return device.info()["bpf"]["prog_id"], [maps["bits"], maps["shared"]]
+
+
+def are_there(ids, kind="map"):
+    return [sh("bpftool", kind, "show", "id", i, check=False).returncode == 0 for i in ids]
+
+
+def bytes_at(file, at, size):
+    with open(file, "rb") as f:
+        f.seek(at)
+        return f.read(size)
+
+
+@pytest.mark.face
+def test_clones_have_one_program_in_common(lab, golden, delta):
+    """Each with its own maps, which go with it, while the others are served."""
+    devices = [lab.add("clone", path, r=1) for path in (delta, layer(f"{golden}.second", base=golden), layer(f"{golden}.alone", size=2 * SIZE))]
+    (first, one), (second, two), (third, three) = map(program, devices)
+    assert first == second == third and len({*one, *two, *three}) == 6
+    for at, device in enumerate(devices):
+        with Opened(device.path) as f:
+            f.write(at * MIB, pattern(at, 65536))
+    devices[1].delete()
+    assert are_there(one + two + three) == [True, True, False, False, True, True]
+    for at in (0, 2):
+        with Opened(devices[at].path) as f:
+            assert f.read(at * MIB, 65536) == pattern(at, 65536)
+            assert f.read(MIB, 65536) == (bytes_at(golden, MIB, 65536) if at == 0 else bytes(65536))
+    # A number that comes back has nothing of who had it.
+    device = lab.add("clone", layer(f"{golden}.fourth", base=golden), r=1, n=devices[1].id)
+    assert program(device)[0] == first
+    with Opened(device.path) as f:
+        assert f.read(MIB, 65536) == bytes_at(golden, MIB, 65536)
+    for each in (devices[0], devices[2], device):
+        each.delete()
+    wait_for("the program to be gone", lambda: are_there([first], "prog") == [False])
+
+
+@pytest.mark.face
+def test_snapshots_change_between_two_programs(lab, golden, delta):
+    """Files and entries change in one step, so the new ones are in another program; its neighbour keeps the first."""
+    device, other = lab.add("clone", delta, r=1), lab.add("clone", layer(f"{golden}.second", base=golden), r=1)
+    seen, maps = [], []
+    for n in range(4):
+        with Opened(device.path) as f:
+            f.write(n * 65536, pattern(n, 65536))
+        prog_id, mine = program(device)
+        seen.append(prog_id)
+        maps.append(mine)
+        cli.ok("snapshot", "-n", device.id, "--to", f"{delta}.{n}")
+        assert are_there(mine) == [False, False]
+    assert seen[0] == seen[2] == program(other)[0] and seen[0] not in (seen[1], seen[3]), seen
+    with Opened(device.path) as f:
+        for n in range(4):
+            assert f.read(n * 65536, 65536) == pattern(n, 65536)
+    with Opened(other.path) as f:
+        assert f.read(0, 65536) == bytes_at(golden, 0, 65536)
+
+
+@pytest.mark.face
+def test_map_goes_with_its_device_when_that_is_stopped(lab, golden, delta):
+    """Another clone has the program. A layer that is put back to what it was meanwhile stays so."""
+    other = lab.add("clone", layer(f"{golden}.second", base=golden), r=1)
+    shutil.copyfile(delta, f"{golden}.kept")
+    device = lab.add("clone", delta, r=1)
+    prog_id, maps = program(device)
+    with Opened(device.path) as f:
+        f.write(MIB, pattern(MIB, 65536))
+    cli.ok("stop", "-n", device.id)
+    assert are_there(maps) == [False, False] and program(other)[0] == prog_id
+    sh("dd", f"if={golden}.kept", f"of={delta}", "bs=1M", "conv=notrunc,fsync")
+    device.delete()
+    with Opened(lab.add("clone", delta, r=1).path) as f:
+        assert f.read(MIB, 65536) == bytes_at(golden, MIB, 65536)
+
+
+@pytest.mark.face
+def test_gc_takes_the_maps_of_a_lost_device_out_of_the_program(lab, golden, delta):
+    """One that was deleted when nobody knew any more that it is a clone."""
+    device, other = lab.add("clone", delta, r=1), lab.add("clone", layer(f"{golden}.second", base=golden), r=1)
+    prog_id, maps = program(device)
+    os.unlink(f"/run/ublk-bpf/{device.id}.json")
+    cli.ok("del", "-n", device.id, "--force")
+    assert are_there(maps) == [True, True]
+    (orphan,) = [o for o in cli.ok("gc", "--dry-run")["orphans"] if o["kind"] == "maps"]
+    assert (orphan["dev_id"], orphan["cleared"]) == (device.id, True) and f"program {prog_id} has them" in orphan["why"]
+    assert are_there(maps) == [True, True]
+    assert f"maps of ublkb{device.id}: " in cli.run("gc").out
+    assert are_there(maps) == [False, False]
+    assert are_there(program(other)[1]) == [True, True]
 
 
 @pytest.mark.face

@@ -11,6 +11,7 @@ from blockio import MIB, Opened
 from cli import wait_for
 from clones import (OPS, SIZE, THREADS, Model, Writers, add, by_both, delta, golden, holds, kill, layer, layers_of, refused, served_anew,
                     snapshot, take_over, where)
+from leftovers import nothing_is_left  # noqa: F401 (a fixture)
 
 # what is asked of the kernel here is in the engine, which both faces share
 pytestmark = pytest.mark.one_face

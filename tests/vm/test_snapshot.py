@@ -17,6 +17,7 @@ from cli import wait_for
 from clones import (OPS, SIZE, THREADS, Model, Writers, add, by_both, check_clean, delta, flush, fork, golden, holds, kill, kill_and_recover, layer, layers_of,
                     refused, snapshot, take_over, where)
 from lab import sh
+from leftovers import nothing_is_left  # noqa: F401 (a fixture)
 
 # what is asked of the kernel here is in the engine, which both faces share
 pytestmark = pytest.mark.one_face

@@ -11,6 +11,7 @@ from blockio import MIB, Opened, pattern
 from cli import wait_for
 from clones import add, by_both, check_clean, delta, golden, holds, layer, refused, snapshot, take_over, where
 from lab import sh
+from leftovers import nothing_is_left  # noqa: F401 (a fixture)
 
 # what is asked of the kernel here is in the engine, which both faces share
 # Most of its cases are skipped.

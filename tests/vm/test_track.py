@@ -20,6 +20,7 @@ from blockio import MIB, Opened, pattern
 from cli import wait_for
 from clones import Model, kill, kill_and_recover, refused, take_over
 from lab import sh, sysfs
+from leftovers import nothing_is_left  # noqa: F401 (a fixture)
 
 # what is asked of the kernel here is in the engine, which both faces share
 pytestmark = pytest.mark.one_face
