@@ -10,7 +10,7 @@ import argparse
 import statistics
 import sys
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 import clones
@@ -209,37 +209,39 @@ def first_cells(places, rounds, absent):
     return [{**c.to_json(), "rw": FIRST} for c in cells]
 
 
-def add_time(layer):
-    """A clone, and milliseconds at an instruction a nanosecond, from the command's start to the end of the first read."""
-    began = time.monotonic_ns()
-    device = lab.Ublk(None, "-r", target=["-t", "clone", "-f", layer])
-    paths.read_first(device.node)
-    return device, round((time.monotonic_ns() - began) / 1e6, 3)
+class Clone:
+    """Milliseconds at an instruction a nanosecond, from the command's start to the end of the first read; nothing else is done meanwhile."""
+
+    def __init__(self, layer):
+        began = time.monotonic_ns()
+        info = lab.ublk("add", "-t", "clone", "-f", layer, "-r")
+        paths.read_first(info["block"])
+        self.took = round((time.monotonic_ns() - began) / 1e6, 3)
+        self.id, self.layer = info["dev_id"], layer
+
+    def end(self):
+        lab.ublk("del", "-n", self.id)
+        self.layer.unlink()
 
 
 def add_times(times):
     """Of clones of a large sparse image: of the first on the machine, which loads the program, and of those after it."""
-    image, layer = KEPT / "image", KEPT / "image.layer"
-    with suppress(FileNotFoundError):
-        image.unlink()
+    lab.have_module("ublk_drv")
+    image = KEPT / "image"
     lab.sh("truncate", "-s", IMAGE_BYTES, image)
-    with ExitStack() as stack:
 
-        def add(layer):
-            lab.ublk("layer", "create", layer, "--base", image, "-F", "raw")
-            device, took = add_time(layer)
-            return took, [device.delete, layer.unlink]
+    def clone(name):
+        lab.ublk("layer", "create", KEPT / name, "--base", image, "-F", "raw")
+        return Clone(KEPT / name)
 
-        first, ends = add(Path(f"{layer}.first"))
-        for end in reversed(ends):
-            stack.callback(end)
-        others = []
-        for _ in range(times):
-            took, ends = add(layer)
-            others.append(took)
-            for end in ends:
-                end()
-    return first, others
+    first, others = clone("first.layer"), []
+    for _ in range(times):
+        other = clone("other.layer")
+        others.append(other.took)
+        other.end()
+    first.end()
+    image.unlink()
+    return first.took, others
 
 
 def arguments():
@@ -253,10 +255,10 @@ def run(args):
     absent = []
     with ExitStack() as stack:
         places = Places(stack)
-        cells = hit_cells(places, stack, args.rounds, absent)
-        cells += first_cells(places, args.rounds, absent)
         progress(f"adds {args.adds} clones of 1 TiB, one after the other")
         first_add, adds = add_times(args.adds)
+        cells = hit_cells(places, stack, args.rounds, absent)
+        cells += first_cells(places, args.rounds, absent)
         waits = pauses.measure(KEPT, PAUSES, progress)
         stack.pop_all()  # the machine ends
     checks = judge_clones(cells)

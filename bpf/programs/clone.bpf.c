@@ -366,25 +366,27 @@ static __always_inline int plan_read(struct ublk_bpf_ctx *ctx, __u32 done,
 
 static __always_inline int read(struct ublk_bpf_ctx *ctx)
 {
-	const struct ublk_bpf_clone_chain *chain = chain_of(ctx->dev_id);
-	void *bits = bits_of(ctx->dev_id);
-	__u64 mask, word, offset = 0;
-	__u32 file = NO_FILE;
-	struct blocks b;
+	__u64 start = ctx->start_sector, end = start + ctx->nr_sectors;
+	const struct ublk_bpf_clone_chain *chain;
+	__u64 first, last, mask, word, offset = 0;
+	__u32 dev_id = ctx->dev_id, file = NO_FILE;
+	void *bits;
 
+	chain = bpf_map_lookup_elem(&ublk_disk_chain, &dev_id);
+	bits = bpf_map_lookup_elem(&ublk_disk_bits, &dev_id);
 	if (!chain || !bits)
 		return UBLK_BPF_IO_PASS;
-	b = blocks_of(chain, ctx);
+	first = start >> chain->block_shift;
+	last = (end - 1) >> chain->block_shift;
 	/* in one place, as most are */
-	if (in_one_word(b)) {
-		mask = mask_of(b.first, b.nr);
-		word = load_word(bits, b.first >> 6) & mask;
+	if (first >> 6 == last >> 6) {
+		mask = (2ULL << (last - first)) - 1;
+		word = load_word(bits, first >> 6) >> (first & 63) & mask;
 		if (word == mask) {
 			file = 0;
 			offset = chain->top_offset;
 		} else if (!word && chain->nr_layers == 1 &&
-			   ctx->start_sector + ctx->nr_sectors <=
-			   chain->base_sectors) {
+			   end <= chain->base_sectors) {
 			file = 1;
 		}
 	}

@@ -170,6 +170,17 @@ Result<void> CloneProgram::make_maps(uint64_t words) {
   return {};
 }
 
+Result<void> CloneProgram::make_maps_for(const LayerChain& chain,
+                                         uint64_t size_bytes) {
+  LayerHeader sized = chain.layers.front().header();
+  sized.size_bytes = size_bytes;
+  return make_maps(all_words(sized, chain.layers.size()));
+}
+
+Result<bool> CloneProgram::has_old_maps() const {
+  return !(TRY(map_info(bits_.get())).flags & BPF_F_INNER_MAP);
+}
+
 Result<void> CloneProgram::find_maps(const Target& target, CloneMaps maps) {
   bits_ = TRY(find_bits(maps, all_words(target.clone->chain())));
   shared_ = TRY(find_shared(maps, target.clone->header()));
@@ -213,8 +224,6 @@ Result<std::unique_ptr<CloneProgram>> CloneProgram::adopt(const Target& target,
 Result<std::unique_ptr<CloneProgram>> CloneProgram::adopt_for_less(
     const Target& target, CloneMaps maps, uint32_t dev_id, uint32_t attached) {
   auto program = TRY(adopt(target, maps));
-  if (!(TRY(map_info(program->bits_.get())).flags & BPF_F_INNER_MAP))
-    return program;
   TRY(program->prepare(target.clone->chain(),
                        TRY(LoadedClone::get_other(dev_id, attached))));
   program->replaces_ = true;
@@ -228,7 +237,7 @@ Result<void> CloneProgram::connect(Target& target, uint32_t dev_id) {
   // Only now is it known how large the layer is.
   const auto make = [&](const LayerHeader&, uint64_t) -> Result<Clone::Memory> {
     const uint64_t words = all_words(chain);
-    if (fresh_) TRY(make_maps(words));
+    if (fresh_ && !bits_.valid()) TRY(make_maps(words));
     Clone::Memory memory;
     memory.region = TRY(MmapRegion::shared(bits_.get(), words * kWordBytes));
     memory.shared = TRY(MmapRegion::shared(shared_.get(), kSharedBytes));

@@ -35,17 +35,22 @@ class CloneProgram {
   static Result<std::unique_ptr<CloneProgram>> adopt(const Target& target,
                                                      CloneMaps maps);
   // The same, but of a chain that has become shorter: another program, with the
-  // same maps, is to take the place of `attached`. That stays if its maps are
-  // of the version whose programs had them themselves: it finds nothing in the
-  // layers that are gone.
+  // same maps, is to take the place of `attached`.
   static Result<std::unique_ptr<CloneProgram>> adopt_for_less(
       const Target& target, CloneMaps maps, uint32_t dev_id, uint32_t attached);
 
   // Whether the program could serve the chain if its disk had this size.
   static Result<void> check(const LayerChain& chain, uint64_t size_bytes);
 
+  // Makes the maps of a new program for this size, which is not the layer's
+  // yet.
+  Result<void> make_maps_for(const LayerChain& chain, uint64_t size_bytes);
+  // Of the version whose programs had maps of their own, which the program that
+  // serves all clones cannot have.
+  Result<bool> has_old_maps() const;
+
   // Before the queues of the clone run: makes it theirs, with the map for its
-  // memory, which a new program gets here.
+  // memory, which a new program gets here unless it has one.
   Result<void> connect(Target& target, uint32_t dev_id);
   // After that.
   CloneMaps maps() const { return maps_; }

@@ -117,6 +117,10 @@ std::optional<uint32_t> device_of(const std::string& name) {
 std::optional<std::string> why_left(Control& control, const StateStore& states,
                                     const LoadedClone& program,
                                     uint32_t dev_id) {
+  const CloneMaps maps = program.maps_of(dev_id);
+  if (const auto state = states.load(dev_id);
+      state && maps.bits && maps.bits == state->clone_maps.bits)
+    return std::nullopt;
   const auto device = control.info(dev_id);
   if (!device && device.error().code() == ENODEV)
     return fmt("program {} has them, and its device is not there",
@@ -124,10 +128,6 @@ std::optional<std::string> why_left(Control& control, const StateStore& states,
   const auto info = control.bpf_info(dev_id);
   if (info ? info->prog_id == program.prog_id() || info->nr_retiring
            : info.error().code() != EOPNOTSUPP)
-    return std::nullopt;
-  const CloneMaps maps = program.maps_of(dev_id);
-  if (const auto state = states.load(dev_id);
-      state && maps.bits && maps.bits == state->clone_maps.bits)
     return std::nullopt;
   return fmt("program {} has them, and its device another program",
              program.prog_id());

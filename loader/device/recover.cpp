@@ -141,10 +141,10 @@ struct Heir {
   std::unique_ptr<NewTop> next{};
   std::unique_ptr<CloneProgram> next_program{};
   std::unique_ptr<TrackProgram> tracker{};  // of a device that tracks
-  // Of a clone whose disk is to have another size: the same layers, with
-  // `next_program`, which are looked at when the top has it.
+  // Of a clone that is to have another map, with `next_program`: the same
+  // layers once more. With another size, too, if there is one.
+  std::optional<Target> renewed{};
   std::optional<uint64_t> size_bytes{};
-  std::optional<Target> larger{};
 };
 
 // Its ->prog_id is 0 if there is none.
@@ -179,7 +179,8 @@ Result<std::unique_ptr<CloneProgram>> open_program(Workplace& place,
                    state.clone_maps.bits);
   // What a command that was killed between two programs has left.
   if (program && !attached.nr_retiring) (void)leave_other_clones(dev_id, has);
-  if (program && nr_files < attached.nr_files)
+  if (program && nr_files < attached.nr_files &&
+      !TRY((*program)->has_old_maps()))
     program =
         CloneProgram::adopt_for_less(target, state.clone_maps, dev_id, has);
   // The one that is attached is still that of the top before.
@@ -280,6 +281,12 @@ Result<void> prepare_new_top(Workplace& place, Heir& heir,
   return prepare_next_program(place, heir, heir.next->target());
 }
 
+Result<void> renew(Workplace& place, Heir& heir) {
+  TRY(check_quiet(heir));
+  heir.renewed = TRY(open_target(heir.state.target));
+  return prepare_next_program(place, heir, *heir.renewed);
+}
+
 Result<void> prepare_size(Workplace& place, Heir& heir, uint64_t bytes) {
   const auto& clone = heir.target.clone;
   if (!clone || clone->read_only())
@@ -300,7 +307,6 @@ Result<void> prepare_size(Workplace& place, Heir& heir, uint64_t bytes) {
                 bytes, block);
   heir.size_bytes = bytes;
   if (bytes == has) return {};
-  TRY(check_quiet(heir));
   TRY(clone->check_grow(bytes));
   if (heir.program)
     if (auto fits = CloneProgram::check(clone->chain(), bytes); !fits)
@@ -308,8 +314,11 @@ Result<void> prepare_size(Workplace& place, Heir& heir, uint64_t bytes) {
           "ublk-bpf flatten -n {} before makes it independent of the layers "
           "below",
           heir.before.dev_id)));
-  heir.larger = TRY(open_target(heir.state.target));
-  return prepare_next_program(place, heir, *heir.larger);
+  TRY(renew(place, heir));
+  // What may fail does before anything is changed.
+  if (heir.next_program)
+    TRY(heir.next_program->make_maps_for(clone->chain(), bytes));
+  return {};
 }
 
 Result<void> prepare_flatten(Heir& heir, const FlattenRequest& request) {
@@ -360,12 +369,17 @@ Result<Heir> examine(Workplace& place, const RecoverRequest& request,
             .program = std::move(program),
             .held = std::move(held),
             .tracker = std::move(tracker)};
-  if (request.size_bytes)
-    TRY_IN(device_name(dev_id), prepare_size(place, heir, *request.size_bytes));
   if (request.flatten)
     TRY_IN(device_name(dev_id), prepare_flatten(heir, *request.flatten));
   if (heir.state.flatten && heir.state.flatten->ended())
     heir.state.flatten.reset();
+  if (request.size_bytes)
+    TRY_IN(device_name(dev_id), prepare_size(place, heir, *request.size_bytes));
+  // Of an earlier version: what serves all clones cannot have them.
+  if (heir.program && !heir.renewed && heir.program->is_attached() &&
+      !request.new_top && !heir.state.new_top && !heir.state.flatten &&
+      heir.program->check_can_freeze() && TRY(heir.program->has_old_maps()))
+    TRY_IN(device_name(dev_id), renew(place, heir));
   if (request.new_top)
     TRY_IN(device_name(dev_id), prepare_new_top(place, heir, *request.new_top));
   return heir;
@@ -421,10 +435,10 @@ Result<void> change_top(Workplace& place, Heir& heir) {
   return connect(place, heir);
 }
 
-// Of such a device: its top becomes larger, and the clone another one on the
-// same layers, with a larger map. An error while `larger` is there leaves it as
-// it was.
-Result<void> change_size(Workplace& place, Heir& heir) {
+// Of such a device: the clone becomes another one on the same layers, with
+// another map, and its top larger. An error while `renewed` is there leaves it
+// as it was.
+Result<void> change_map(Workplace& place, Heir& heir) {
   const uint32_t dev_id = heir.before.dev_id;
   auto old = heir.target.clone;
   if (heir.program && heir.program->shares_maps())
@@ -437,14 +451,15 @@ Result<void> change_size(Workplace& place, Heir& heir) {
   TRY(place.states.change(dev_id, [&](DeviceState& state) {
     state.new_top = heir.state.new_top;
     state.clone_maps = {};
+    state.target.size_bytes = 0;  // as of a clone that was added with one
   }));
-  TRY(old->grow(*heir.size_bytes));
-  // Without a program it is a file, which is of no use to the larger one.
+  if (heir.size_bytes) TRY(old->grow(*heir.size_bytes));
+  // Without a program it is a file, which is of no use to the next one.
   auto removed = place.states.remove_file(map_file_name(dev_id));
   // Closes the old one, and gives up its lock.
   old.reset();
-  heir.target = std::move(*heir.larger);
-  heir.larger.reset();
+  heir.target = std::move(*heir.renewed);
+  heir.renewed.reset();
   heir.program = std::move(heir.next_program);
   TRY(std::move(removed));
   return connect(place, heir);
@@ -454,13 +469,15 @@ Result<void> change_size(Workplace& place, Heir& heir) {
 Result<void> keep_top(Workplace& place, Heir& heir) {
   const uint32_t dev_id = heir.before.dev_id;
   heir.next.reset();
-  heir.larger.reset();
+  heir.renewed.reset();
   heir.state.new_top.reset();
-  if (heir.program && heir.program->shares_maps()) TRY(heir.program->thaw());
-  return place.states.change(dev_id, [&](DeviceState& state) {
+  // First: what the program sets from then on is in the map that the state has.
+  TRY(place.states.change(dev_id, [&](DeviceState& state) {
     state.new_top.reset();
     if (heir.program) state.clone_maps = heir.program->maps();
-  });
+  }));
+  if (heir.program && heir.program->shares_maps()) TRY(heir.program->thaw());
+  return {};
 }
 
 // What it tells is for whoever waits for it, and for the next server.
@@ -507,9 +524,9 @@ Result<Served> succeed(Workplace& place, const ServeHooks& hooks, Heir& heir,
       refused = std::move(changed).error();
       TRY(keep_top(place, heir));
     }
-  if (heir.larger)
-    if (auto changed = change_size(place, heir); !changed) {
-      if (!heir.larger) return std::unexpected(changed.error());
+  if (heir.renewed)
+    if (auto changed = change_map(place, heir); !changed) {
+      if (!heir.renewed) return std::unexpected(changed.error());
       refused = std::move(changed).error();
       TRY(keep_top(place, heir));
     }
@@ -532,7 +549,8 @@ Result<Served> succeed(Workplace& place, const ServeHooks& hooks, Heir& heir,
     if (auto sized =
             place.control.set_size(dev_id, *heir.size_bytes >> kSectorShift);
         !sized)
-      refused = std::move(sized).error();
+      refused = std::move(sized).error().hint(
+          "its layer has that size; the same command tries it again");
   // As above: its threads are not waited for if this fails.
   if (started && heir.state.flatten)
     started = begin_flatten(place, heir, *clone);

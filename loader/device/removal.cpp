@@ -282,9 +282,10 @@ Result<void> remove_one(Control& control, const StateStore& states,
   // It would go with the clone's program, which serves to the end.
   const auto kept = state ? hold_maps(*state) : std::vector<UniqueFd>();
   TRY(end(control, *info, server, options, "del"));
-  if (state) leave_program(*state, options);
   // Without one nobody else does it. With one it is done when that has ended.
   if (state && !server) TRY(write_out(states, *state, options));
+  // Before its number can be another's.
+  if (state) leave_program(*state, options);
   Watchdog watch(dev_id, server, options);
   const ControlTick tick = [&] {
     stop_if_started(dev_id, {.deadline = control.deadline()});
@@ -323,9 +324,9 @@ Result<void> stop_device(Control& control, const StateStore& states,
   // It would go with the clone's program.
   const auto kept = state ? hold_maps(*state) : std::vector<UniqueFd>();
   TRY(stop(control, dev_id, driver_checks, options));
-  if (state) leave_program(*state, options);
   // Without a server nobody else does it.
   if (!kept.empty()) TRY(write_out(states, *state, options));
+  if (state) leave_program(*state, options);
   return {};
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "device/serve.h"
 
+#include <ublk_bpf_maps.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -52,13 +53,14 @@ class NewDevice {
     device_.server.reset();
     if (track) (void)track->save();
     track.reset();
-    if (has_clone_program) (void)leave_loaded_clones(device_.dev_id);
+    if (const auto state = place_.states.load(device_.dev_id);
+        state && state->instance == device_.instance && state->clone_maps.bits)
+      (void)leave_loaded_clones(device_.dev_id, state->clone_maps);
     (void)place_.control.remove(device_.dev_id);
     (void)place_.states.remove(device_.dev_id, device_.instance);
   }
   // Of which nothing was written.
   std::shared_ptr<Track> track{};
-  bool has_clone_program = false;
   Served& served() { return device_; }
   Served keep() {
     kept_ = true;
@@ -175,6 +177,13 @@ Result<void> bring_up(Workplace& place, const ServeHooks& hooks, Opened opened,
   const uint32_t legs_map =
       TRY(connect_legs(place, hooks, info, opened.target, 0));
   CloneMaps clone_maps;
+  if (opened.program && dev_id >= UBLK_BPF_DISKS) {
+    hooks.trouble(Error::plain(
+        EOPNOTSUPP, fmt("{}: the program of clones serves devices below {}: "
+                        "the server serves it alone",
+                        device_name(dev_id), UBLK_BPF_DISKS)));
+    opened.program.reset();
+  }
   if (opened.program) {
     TRY_IN(device_name(dev_id), opened.program->connect(opened.target, dev_id));
     clone_maps = opened.program->maps();
@@ -239,7 +248,6 @@ Result<void> serve_new(const std::vector<AddRequest>& requests,
     added.push_back(
         std::make_unique<NewDevice>(place, info.dev_id, new_instance()));
     added.back()->track = one.target.track;
-    added.back()->has_clone_program = one.program != nullptr;
     TRY(bring_up(place, hooks, std::move(one), info, added.back()->served(),
                  server));
     live.push_back(TRY(describe(place.control, place.states, info.dev_id)));

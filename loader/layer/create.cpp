@@ -132,21 +132,6 @@ LayerHeader header_for(const Layer::CreateOptions& options,
   return header;
 }
 
-// What is written can always be saved, on a full disk too. Space that is not
-// written yet reads as a hole. Where there is no such, it is as sparse as the
-// data is.
-Result<void> make_room(int fd, const LayerHeader& header) {
-  const uint64_t bytes =
-      BlockMap::sectors_for(header.nr_blocks()) * kSectorBytes;
-  int done = 0;
-  do {
-    done = ::fallocate(fd, FALLOC_FL_KEEP_SIZE, 0,
-                       static_cast<off_t>(header.bitmap_offset + bytes));
-  } while (done != 0 && errno == EINTR);
-  if (done == 0 || errno == EOPNOTSUPP) return {};
-  return fail_sys(errno, "{} bytes for its map", bytes);
-}
-
 // The header last: what a crash leaves before it is not a layer, and what it
 // leaves after it is one, upon a base that is sealed.
 Result<void> fill(int fd, const LayerHeader& header, const BelowNew& below) {

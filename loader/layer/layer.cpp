@@ -298,6 +298,12 @@ Result<void> Layer::check_grow(uint64_t size_bytes) const {
   to.size_bytes = size_bytes;
   if (impl_->use != Use::top)
     return fail(EROFS, "{}: grow: it is not open to be written", path);
+  // Nobody knows what is behind the end there, and it would show.
+  if (impl_->file.is_block)
+    return std::unexpected(
+        Error::plain(EOPNOTSUPP,
+                     fmt("{}: grow: is a block device, not a file", path))
+            .hint("a larger layer upon it, in a file, can be made"));
   if (size_bytes <= impl_->header.size_bytes ||
       size_bytes % layer_format::kSectorBytes || size_bytes > kMostLayerBytes)
     return fail(EINVAL,
@@ -320,18 +326,24 @@ Result<void> Layer::grow(uint64_t size_bytes) {
   to.size_bytes = size_bytes;
   TRY(save());
   const int fd = metadata_fd();
+  TRY_IN(path, layer_format::make_room(fd, to));
   // What somebody has put behind the end must not show.
   for (const LayerHeader* header : {&impl_->header, &to})
-    if (!impl_->file.is_block &&
-        ::ftruncate(fd, static_cast<off_t>(layer_format::file_bytes(*header))))
+    if (::ftruncate(fd, static_cast<off_t>(layer_format::file_bytes(*header))))
       return fail_sys(errno, "{}: making it {} bytes long", path,
                       layer_format::file_bytes(*header));
   TRY_IN(path, layer_format::sync_data(fd));
-  TRY_IN(path, layer_format::change_header(
-                   fd, [&](layer_format::HeaderSector& sector) {
-                     sector.size_bytes = size_bytes;
-                   }));
-  return {};
+  const auto change = [&](uint64_t size) {
+    return layer_format::change_header(
+        fd, [size](layer_format::HeaderSector& sector) {
+          sector.size_bytes = size;
+        });
+  };
+  auto changed = change(size_bytes);
+  if (changed) return {};
+  // It may have been written, and not synced.
+  (void)change(impl_->header.size_bytes);
+  return std::unexpected(std::move(changed).error().in(path));
 }
 
 }  // namespace ublk

@@ -136,6 +136,18 @@ Result<Decoded> read_header(int fd, const std::string& path) {
   return decoded;
 }
 
+Result<void> make_room(int fd, const LayerHeader& header) {
+  const uint64_t bytes =
+      BlockMap::sectors_for(header.nr_blocks()) * kSectorBytes;
+  int done = 0;
+  do {
+    done = ::fallocate(fd, FALLOC_FL_KEEP_SIZE, 0,
+                       static_cast<off_t>(header.bitmap_offset + bytes));
+  } while (done != 0 && errno == EINTR);
+  if (done == 0 || errno == EOPNOTSUPP) return {};
+  return fail_sys(errno, "{} bytes for its map", bytes);
+}
+
 void drop_cache(int fd, uint64_t from, uint64_t to) {
   ::posix_fadvise(fd, static_cast<off_t>(from), static_cast<off_t>(to - from),
                   POSIX_FADV_DONTNEED);

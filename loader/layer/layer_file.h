@@ -38,6 +38,11 @@ std::string resolved(const std::string& layer_path, const std::string& stored);
 // Header and path, checked. `path` is the layer's, absolute.
 Result<Decoded> read_header(int fd, const std::string& path);
 
+// Space for header and bitmap of a file: what is written can always be saved,
+// on a full disk too. Space that is not written yet reads as a hole. Where
+// there is no such, the file is as sparse as its data is.
+Result<void> make_room(int fd, const LayerHeader& header);
+
 // Lets go of what the cache has of [from, to).
 void drop_cache(int fd, uint64_t from, uint64_t to);
 

@@ -159,6 +159,7 @@ Result<void> init(Target& target) {
         Error::plain(EINVAL, fmt("{}: has {} bytes, --size is {}",
                                  spec.files[0], size, spec.size_bytes))
             .hint("the size is the layer's: ublk-bpf layer create --size"));
+  spec.size_bytes = 0;  // the layer may grow
   TRY(note_files(target));
   TRY(set_file_params(target, common(*target.clone)));
   TRY(check_ends(*target.clone, 1U << target.params.basic.logical_bs_shift));
