@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: MIT
 """Clones whose disk becomes larger while it is in use, by ublk-bpf resize."""
 
+import json
+import subprocess
+
 import cli
 import pytest
 from blockio import MIB, Opened, pattern
 from cli import wait_for
-from clones import SIZE, Writers, add, by_both, check_clean, delta, golden, holds, layer, refused, snapshot, where
+from clones import SIZE, Writers, add, by_both, check_clean, delta, golden, holds, kill, layer, refused, snapshot, where
 from leftovers import nothing_is_left  # noqa: F401 (a fixture)
 from test_snapshot_ends import killed_at
 
@@ -106,6 +109,35 @@ def test_nothing_is_lost_if_it_is_killed_at_any_step(lab, golden, delta, call, b
     assert device.size == size + 4096 and holds(device.path, data[:4096], size)
     for n in range(nr_killed + 1):
         assert holds(device.path, data, MIB + n * 65536), n
+
+
+@by_both
+@pytest.mark.parametrize("call, error", [("ftruncate", "EFBIG"), ("fallocate", "ENOSPC")])
+def test_growth_that_fails_leaves_the_disk_as_it_was(lab, golden, delta, call, error, bpf):
+    """The new server has the device by then, and serves it with the map that it had."""
+    device = add(lab, delta, bpf)
+    data = pattern(0, 65536)
+    write(device, MIB, data)
+    strace = ["strace", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:error={error}:when=1+"]
+    command = [cli.COMMAND, "resize", "-n", device.id, "--size", 2 * SIZE, "--json"]
+    process = subprocess.Popen([*strace, *map(str, command)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    said = json.loads(process.stdout.readline())
+    assert said["error"]["errno"] == error and delta in said["error"]["message"], said
+    assert device.state() == "live" and device.info()["size_bytes"] == SIZE
+    write(device, 2 * MIB, data)
+    write(device, 3 * MIB + 512, data)
+    kill(device)  # which ends strace, too
+    process.communicate(timeout=cli.seconds(60))
+    wait_for("it to wait", lambda: device.state() == "quiesced")
+    cli.ok("recover", "-n", device.id)
+    for at in (MIB, 2 * MIB, 3 * MIB + 512):
+        assert holds(device.path, data, at), at
+    resize(device, 2 * SIZE)
+    device.delete()
+    check_clean(delta)
+    device = add(lab, delta, bpf)
+    for at in (MIB, 2 * MIB, 3 * MIB + 512):
+        assert holds(device.path, data, at), at
 
 
 def test_sizes_that_cannot_be_are_refused(lab, golden, delta):
