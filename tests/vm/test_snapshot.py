@@ -44,6 +44,11 @@ def test_random_io_is_what_it_is_in_memory_across_snapshots(lab, where, golden, 
         kept[n] = snapshot(device, where / f"snapshot{n}")
         model("keep", n)
         model("run", OPS, THREADS)
+        if n in (1, 4):
+            # the model has the part that was there before
+            model.begin("run", OPS, THREADS)
+            cli.ok("resize", "-n", device.id, "--size", SIZE + n * MIB)
+            model.end()
         if n % 2:
             model.begin("run", OPS, THREADS)
             (kill_and_recover if n % 4 == 1 else take_over)(device)
