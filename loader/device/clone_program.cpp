@@ -189,7 +189,7 @@ Result<void> CloneProgram::find_maps(const Target& target, CloneMaps maps) {
 }
 
 Result<void> CloneProgram::prepare(const LayerChain& chain,
-                                   LoadedClone loaded) {
+                                   std::shared_ptr<const LoadedClone> loaded) {
   files_ = TRY(open_files(chain));
   loaded_ = std::move(loaded);
   return {};

@@ -74,11 +74,12 @@ class CloneProgram {
  private:
   CloneProgram() = default;
   Result<void> set_frozen(bool frozen);
-  Result<void> prepare(const LayerChain& chain, LoadedClone loaded);
+  Result<void> prepare(const LayerChain& chain,
+                       std::shared_ptr<const LoadedClone> loaded);
   Result<void> make_maps(uint64_t words);
   Result<void> find_maps(const Target& target, CloneMaps maps);
 
-  std::optional<LoadedClone> loaded_;
+  std::shared_ptr<const LoadedClone> loaded_;
   ublk_bpf_clone_chain chain_{};
   std::vector<Backing> files_;
   UniqueFd control_;    // for drains

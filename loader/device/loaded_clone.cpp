@@ -128,15 +128,25 @@ Result<LoadedClone> LoadedClone::get_if(
   return find([id](const LoadedClone& one) { return one.prog_id() == id; });
 }
 
-Result<LoadedClone> LoadedClone::get() {
-  return get_if([](const LoadedClone&) { return true; });
+Result<std::shared_ptr<const LoadedClone>> LoadedClone::get() {
+  // All clones that this process is adding have one.
+  static std::weak_ptr<const LoadedClone> last;
+  auto found = last.lock();
+  if (!found) {
+    found = std::make_shared<LoadedClone>(
+        TRY(get_if([](const LoadedClone&) { return true; })));
+    last = found;
+  }
+  return found;
 }
 
-Result<LoadedClone> LoadedClone::get_other(uint32_t dev_id, uint32_t attached) {
-  return get_if([=](const LoadedClone& one) {
-    const CloneMaps maps = one.maps_of(dev_id);
-    return one.prog_id() != attached && !maps.bits && !maps.shared;
-  });
+Result<std::shared_ptr<const LoadedClone>> LoadedClone::get_other(
+    uint32_t dev_id, uint32_t attached) {
+  return std::make_shared<const LoadedClone>(
+      TRY(get_if([=](const LoadedClone& one) {
+        const CloneMaps maps = one.maps_of(dev_id);
+        return one.prog_id() != attached && !maps.bits && !maps.shared;
+      })));
 }
 
 Result<void> LoadedClone::enter(uint32_t dev_id, int bits_fd, int shared_fd,

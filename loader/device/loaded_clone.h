@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -22,10 +23,11 @@ class LoadedClone {
  public:
   // One of this version's object, whoever has loaded it, or else a new one.
   // EOPNOTSUPP: this kernel takes none. ENOENT: it is not installed.
-  static Result<LoadedClone> get();
+  static Result<std::shared_ptr<const LoadedClone>> get();
   // The same, for a device that has the program `attached`: not that one, nor
   // another that has entries of the device, which may be in use still.
-  static Result<LoadedClone> get_other(uint32_t dev_id, uint32_t attached);
+  static Result<std::shared_ptr<const LoadedClone>> get_other(
+      uint32_t dev_id, uint32_t attached);
   // All that there are, of whatever version.
   static Result<std::vector<LoadedClone>> all();
 

@@ -76,6 +76,11 @@ bool is_admin() {
 void allow_many_files() {
   rlimit limit{};
   if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  // The kernel's, where nobody has said anything; and systemd's.
+  constexpr rlim_t kUnsaid = 4096, kUsual = 524288;
+  const rlimit usual{.rlim_cur = kUsual, .rlim_max = kUsual};
+  if (limit.rlim_max == kUnsaid && ::setrlimit(RLIMIT_NOFILE, &usual) == 0)
+    return;
   limit.rlim_cur = limit.rlim_max;
   ::setrlimit(RLIMIT_NOFILE, &limit);
 }

@@ -39,7 +39,8 @@ void outlive_shutdown();
 bool is_admin();
 
 // As many open files as the administrator allows, not the fewer that select(2)
-// can take. Nothing happens if it cannot be.
+// can take; where he has allowed nothing in particular, as many as systemd
+// does. Nothing happens if it cannot be.
 void allow_many_files();
 
 // A thread of a process, as /proc has it.
