@@ -266,12 +266,12 @@ Result<LiveChain> live_chain(const StateStore& states, uint32_t dev_id) {
   }
 }
 
-Result<void> write_left_maps(Control& control, const StateStore& states,
+Result<void> write_left_maps(Control& control, KnownStates& states,
                              const Target& target) {
   const bool clone = target.clone && !target.clone->read_only();
   if (!clone && !target.track) return {};
-  for (const uint32_t dev_id : states.ids()) {
-    auto state = states.load(dev_id);
+  for (const uint32_t dev_id : states.store().ids()) {
+    const DeviceState* state = states.find(dev_id);
     if (!state ||
         (clone ? !is_clone(state->target) : state->target.track.empty()) ||
         state->target.identities.empty() ||
@@ -281,9 +281,9 @@ Result<void> write_left_maps(Control& control, const StateStore& states,
     if (info ? info->state != UBLK_S_DEV_DEAD : info.error().code() != ENODEV)
       continue;
     const UniqueFd held =
-        TRY_IN(device_name(dev_id), states.hold_device(dev_id));
-    state = states.load(dev_id);
-    if (state) TRY_IN(device_name(dev_id), write_map_out(states, *state));
+        TRY_IN(device_name(dev_id), states.store().hold_device(dev_id));
+    const auto now = states.store().load(dev_id);
+    if (now) TRY_IN(device_name(dev_id), write_map_out(states.store(), *now));
   }
   return {};
 }

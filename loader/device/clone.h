@@ -66,7 +66,7 @@ Result<LiveChain> live_chain(const StateStore& states, uint32_t dev_id);
 // Before a clone gets a device, or an image one that tracks it: the same for
 // devices of its layer, or image, that are dead, or gone. ESTALE and the like:
 // it could not be done for one of them.
-Result<void> write_left_maps(Control& control, const StateStore& states,
+Result<void> write_left_maps(Control& control, KnownStates& states,
                              const Target& target);
 
 }  // namespace ublk

@@ -44,16 +44,25 @@ struct Overlap {
   Part ours;
   Part theirs;
 };
-std::optional<Overlap> overlap(const TargetSpec& spec,
-                               const TargetSpec& other) {
-  const auto same = [](const Part& a, const Part& b) {
-    return a.identity && b.identity ? a.identity->same_as(*b.identity)
-                                    : a.path == b.path;
-  };
-  for (const Part& a : parts_of(spec))
-    for (const Part& b : parts_of(other))
-      if ((a.writes || b.writes) && same(a, b) && a.from < b.to &&
-          b.from < a.to)
+bool same_file(const Part& a, const Part& b) {
+  if (!a.writes && !b.writes) return false;
+  return a.identity && b.identity ? a.identity->same_as(*b.identity)
+                                  : a.path == b.path;
+}
+
+// Whether one of them writes to a file that the other one has, too.
+bool same_file(const std::vector<Part>& ours, const std::vector<Part>& theirs) {
+  return std::ranges::any_of(ours, [&](const Part& a) {
+    return std::ranges::any_of(theirs,
+                               [&](const Part& b) { return same_file(a, b); });
+  });
+}
+
+std::optional<Overlap> overlap(const std::vector<Part>& ours,
+                               const std::vector<Part>& theirs) {
+  for (const Part& a : ours)
+    for (const Part& b : theirs)
+      if (same_file(a, b) && a.from < b.to && b.from < a.to)
         return Overlap{a, b};
   return std::nullopt;
 }
@@ -80,15 +89,12 @@ Error in_use(const Overlap& both, const std::string& by) {
 }
 
 // What a device of ours has; nothing: it has gone, or is dead.
-std::optional<TargetSpec> claim_of(Control& control, const StateStore& states,
-                                   uint32_t dev_id) {
-  const auto state = states.load(dev_id);
-  if (!state || state->target.files.empty()) return std::nullopt;
-  const auto info = control.info(dev_id);
+std::optional<TargetSpec> claim_of(Control& control, const DeviceState& state) {
+  const auto info = control.info(state.dev_id);
   if (!info || info->state == UBLK_S_DEV_DEAD) return std::nullopt;
-  const auto params = control.params(dev_id);
+  const auto params = control.params(state.dev_id);
   if (!params) return std::nullopt;
-  return sized(state->target, *params);
+  return sized(state.target, *params);
 }
 
 }  // namespace
@@ -97,24 +103,30 @@ TargetSpec claim_of(const Target& target) {
   return sized(target.spec, target.params);
 }
 
-Result<void> check_claims(Control& control, const StateStore& states,
+Result<void> check_claims(Control& control, KnownStates& states,
                           const std::vector<TargetSpec>& claims,
                           const std::vector<uint32_t>& except) {
-  const auto has_files = [](const TargetSpec& claim) {
-    return !claim.files.empty();
-  };
-  if (std::ranges::none_of(claims, has_files)) return {};
-  for (size_t i = 0; i < claims.size(); i++)
+  std::vector<std::vector<Part>> ours;
+  for (const TargetSpec& claim : claims) ours.push_back(parts_of(claim));
+  if (std::ranges::all_of(ours, &std::vector<Part>::empty)) return {};
+  for (size_t i = 0; i < ours.size(); i++)
     for (size_t j = 0; j < i; j++)
-      if (const auto both = overlap(claims[i], claims[j]))
+      if (const auto both = overlap(ours[i], ours[j]))
         return std::unexpected(in_use(*both, "another -f"));
-  for (const uint32_t dev_id : states.ids()) {
+  for (const uint32_t dev_id : states.store().ids()) {
     if (std::ranges::contains(except, dev_id)) continue;
-    const auto other = claim_of(control, states, dev_id);
-    if (!other) continue;
-    for (const TargetSpec& claim : claims)
-      if (const auto both = overlap(claim, *other))
+    const DeviceState* state = states.find(dev_id);
+    if (!state) continue;
+    const auto theirs = parts_of(state->target);
+    // The kernel is asked for its size only of those.
+    std::optional<TargetSpec> other;
+    for (const auto& claim : ours) {
+      if (!same_file(claim, theirs)) continue;
+      if (!other) other = claim_of(control, *state);
+      if (!other) break;
+      if (const auto both = overlap(claim, parts_of(*other)))
         return std::unexpected(in_use(*both, device_name(dev_id)));
+    }
   }
   return {};
 }

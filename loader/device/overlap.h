@@ -19,7 +19,7 @@ namespace ublk {
 // EBUSY: two of them have bytes in common, or a device of ours has that is not
 // dead and not among `except`.
 TargetSpec claim_of(const Target& target);
-Result<void> check_claims(Control& control, const StateStore& states,
+Result<void> check_claims(Control& control, KnownStates& states,
                           const std::vector<TargetSpec>& claims,
                           const std::vector<uint32_t>& except = {});
 

@@ -234,10 +234,11 @@ Result<void> serve_new(const std::vector<AddRequest>& requests,
   for (const Opened& one : opened)
     if (!one.request.shared || one.target.clone)
       claims.push_back(claim_of(one.target));
-  TRY(check_claims(place.control, place.states, claims));
+  KnownStates known(place.states);
+  TRY(check_claims(place.control, known, claims));
   UniqueFd held = TRY(place.states.hold(StateStore::Hold::shared));
   for (const Opened& one : opened)
-    TRY(write_left_maps(place.control, place.states, one.target));
+    TRY(write_left_maps(place.control, known, one.target));
   if (is_admin()) settle(hooks);
 
   const std::string server = new_instance();
@@ -256,7 +257,7 @@ Result<void> serve_new(const std::vector<AddRequest>& requests,
   // that is live later sees the other.
   std::vector<uint32_t> ours;
   for (const Device& device : live) ours.push_back(device.info.dev_id);
-  TRY(check_claims(place.control, place.states, claims, ours));
+  TRY(check_claims(place.control, known, claims, ours));
   if (!hooks.live(live))
     return fail(ECANCELED,
                 "{}: is deleted again: the command that was to add "

@@ -359,6 +359,28 @@ Result<DeviceState> StateStore::load(uint32_t dev_id) const {
   return state;
 }
 
+std::optional<StateStore::Stamp> StateStore::stamp_of(uint32_t dev_id) const {
+  struct stat st{};
+  if (!fd_.valid() ||
+      ::fstatat(fd_.get(), file_name(dev_id).c_str(), &st, 0) != 0)
+    return std::nullopt;
+  constexpr int64_t kNsPerSecond = 1'000'000'000;
+  return Stamp{st.st_ino,
+               st.st_ctim.tv_sec * kNsPerSecond + st.st_ctim.tv_nsec};
+}
+
+const DeviceState* KnownStates::find(uint32_t dev_id) {
+  const auto stamp = states_->stamp_of(dev_id);
+  if (!stamp) return nullptr;
+  auto& known = known_[dev_id];
+  if (!known.state || known.stamp != *stamp) {
+    auto state = states_->load(dev_id);
+    known.stamp = *stamp;
+    known.state = state ? std::optional(std::move(*state)) : std::nullopt;
+  }
+  return known.state ? &*known.state : nullptr;
+}
+
 Result<UniqueFd> StateStore::lock() const {
   UniqueFd fd = TRY_IN(
       dir_, UniqueFd::open_at(fd_.get(), kLockFile, O_RDWR | O_CREAT, 0600));

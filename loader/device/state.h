@@ -122,6 +122,14 @@ class StateStore {
 
   // ENOENT: this device is not ours. EPROTO: it is no state of this device.
   Result<DeviceState> load(uint32_t dev_id) const;
+  // Differs from that of before once a state has been changed: each change
+  // makes a new file.
+  struct Stamp {
+    uint64_t ino = 0;
+    int64_t changed_ns = 0;
+    bool operator==(const Stamp&) const = default;
+  };
+  std::optional<Stamp> stamp_of(uint32_t dev_id) const;
   Result<void> save(const DeviceState& state) const;
   // Of a new device. EEXIST: another one has its name, of which `is_there` says
   // that there still is such a device.
@@ -163,6 +171,26 @@ class StateStore {
 
   std::string dir_;
   UniqueFd fd_;
+};
+
+// States that are looked at again and again: each is read, which takes as long
+// as a hundred looks at whether it has changed, only if it has.
+class KnownStates {
+ public:
+  // Borrowed.
+  explicit KnownStates(const StateStore& states) : states_(&states) {}
+  const StateStore& store() const { return *states_; }
+  // nullptr: there is none, or it cannot be read. Valid until the next call for
+  // this device.
+  const DeviceState* find(uint32_t dev_id);
+
+ private:
+  struct Known {
+    StateStore::Stamp stamp;
+    std::optional<DeviceState> state;
+  };
+  const StateStore* states_;
+  std::map<uint32_t, Known> known_;
 };
 
 }  // namespace ublk

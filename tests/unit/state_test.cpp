@@ -246,5 +246,21 @@ TEST(StateText, NumbersThatDoNotFitAreRefused) {
   }
 }
 
+TEST_F(StateDir, KnownStatesAreReadAgainWhenTheyHaveChanged) {
+  const StateStore states = store();
+  ASSERT_TRUE(states.save(sample()));
+  KnownStates known(states);
+  ASSERT_NE(known.find(3), nullptr);
+  EXPECT_EQ(known.find(3)->target.offset_bytes, 4096U);
+  EXPECT_EQ(known.find(3), known.find(3));
+  ASSERT_TRUE(states.change(
+      3, [](DeviceState& state) { state.target.offset_bytes = 8192; }));
+  ASSERT_NE(known.find(3), nullptr);
+  EXPECT_EQ(known.find(3)->target.offset_bytes, 8192U);
+  EXPECT_EQ(known.find(4), nullptr);
+  ASSERT_TRUE(states.remove(3, ""));
+  EXPECT_EQ(known.find(3), nullptr);
+}
+
 }  // namespace
 }  // namespace ublk

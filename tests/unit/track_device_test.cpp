@@ -47,7 +47,8 @@ class TrackedDevice : public LayerDir {
     ASSERT_TRUE(target) << target.error().line();
     target_ = std::move(*target);
     if (!recovered) {
-      ASSERT_TRUE(write_left_maps(*control_, *states_, target_));
+      KnownStates known(*states_);
+      ASSERT_TRUE(write_left_maps(*control_, known, target_));
     }
     const auto connected =
         connect_track(*states_, hooks_, dev_id, target_, nullptr, recovered);
