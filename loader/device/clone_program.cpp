@@ -203,6 +203,8 @@ Result<std::unique_ptr<CloneProgram>> CloneProgram::load_for_new_top(
     const Target& target, uint32_t dev_id, uint32_t attached) {
   const LayerChain& chain = target.clone->chain();
   TRY(check(chain, target.clone->header().size_bytes));
+  if (dev_id >= UBLK_BPF_DISKS)
+    return fail(EOPNOTSUPP, "it serves devices below {}", UBLK_BPF_DISKS);
   std::unique_ptr<CloneProgram> program(new CloneProgram());
   program->control_ = TRY(UniqueFd::open(kControl, O_RDWR));
   TRY(program->prepare(chain,

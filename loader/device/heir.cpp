@@ -82,10 +82,15 @@ Result<void> prepare_new_top(Workplace& place, Heir& heir,
   return prepare_next_program(place, heir, heir.next->target());
 }
 
-Result<void> prepare_new_map(Workplace& place, Heir& heir) {
+Result<void> prepare_new_map(Workplace& place, Heir& heir, uint64_t bytes) {
   TRY(check_quiet(heir));
-  heir.renewed = TRY(open_target(heir.state.target));
-  return prepare_next_program(place, heir, *heir.renewed);
+  auto renewed = TRY(open_target(heir.state.target));
+  TRY(prepare_next_program(place, heir, renewed));
+  // What may fail does before anything is changed.
+  if (heir.next_program)
+    TRY(heir.next_program->make_maps_for(heir.target.clone->chain(), bytes));
+  heir.renewed = std::move(renewed);
+  return {};
 }
 
 Result<void> prepare_size(Workplace& place, Heir& heir, uint64_t bytes) {
@@ -115,11 +120,7 @@ Result<void> prepare_size(Workplace& place, Heir& heir, uint64_t bytes) {
           "ublk-bpf flatten -n {} before makes it independent of the layers "
           "below",
           heir.before.dev_id)));
-  TRY(prepare_new_map(place, heir));
-  // What may fail does before anything is changed.
-  if (heir.next_program)
-    TRY(heir.next_program->make_maps_for(clone->chain(), bytes));
-  return {};
+  return prepare_new_map(place, heir, bytes);
 }
 
 namespace {
@@ -169,7 +170,8 @@ Result<void> change_map(Workplace& place, Heir& heir) {
     state.clone_maps = {};
     state.target.size_bytes = 0;  // as of a clone that was added with one
   }));
-  if (heir.size_bytes) TRY(old->grow(*heir.size_bytes));
+  if (heir.size_bytes && *heir.size_bytes > old->header().size_bytes)
+    TRY(old->grow(*heir.size_bytes));
   // Without a program it is a file, which is of no use to the next one.
   auto removed = place.states.remove_file(map_file_name(dev_id));
   // Closes the old one, and gives up its lock.

@@ -45,7 +45,8 @@ Result<void> check_program(Workplace& place, uint32_t dev_id, bool attached);
 Result<void> prepare_new_top(Workplace& place, Heir& heir,
                              const NewTopRequest& request);
 Result<void> prepare_size(Workplace& place, Heir& heir, uint64_t bytes);
-Result<void> prepare_new_map(Workplace& place, Heir& heir);
+// For a disk of this size.
+Result<void> prepare_new_map(Workplace& place, Heir& heir, uint64_t bytes);
 
 // Of a device without a server.
 

@@ -243,11 +243,13 @@ Result<Heir> examine(Workplace& place, const RecoverRequest& request,
     heir.state.flatten.reset();
   if (request.size_bytes)
     TRY_IN(device_name(dev_id), prepare_size(place, heir, *request.size_bytes));
-  // Of an earlier version: what serves all clones cannot have them.
+  // Of an earlier version: what serves all clones cannot have them. If it
+  // cannot be now, the next server tries it again.
   if (heir.program && !heir.renewed && heir.program->is_attached() &&
       !request.new_top && !heir.state.new_top && !heir.state.flatten &&
       heir.program->check_can_freeze() && TRY(heir.program->has_old_maps()))
-    TRY_IN(device_name(dev_id), prepare_new_map(place, heir));
+    if (!prepare_new_map(place, heir, heir.target.clone->header().size_bytes))
+      heir.next_program.reset();
   if (request.new_top)
     TRY_IN(device_name(dev_id), prepare_new_top(place, heir, *request.new_top));
   return heir;
@@ -314,7 +316,11 @@ Result<Served> succeed(Workplace& place, const ServeHooks& hooks, Heir& heir,
   }));
   TRY(connect(place, heir));
   TRY(connect_tracker(place, hooks, heir));
-  refused = TRY(change_clone(place, heir));
+  const bool asked = heir.next || heir.size_bytes;
+  if (auto kept = TRY(change_clone(place, heir)); kept && asked)
+    refused = std::move(kept);
+  else if (kept)
+    hooks.trouble(std::move(*kept).in(device_name(dev_id)));
   const auto clone = heir.target.clone;
   // The driver gives the server requests as soon as its queues wait for them,
   // and what it has written the program of before would not read.
