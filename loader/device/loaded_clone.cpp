@@ -5,9 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 #include <map>
-#include <optional>
 #include <span>
 #include <string_view>
 #include <utility>
@@ -15,7 +13,6 @@
 #include "device/device.h"
 #include "device/own_program.h"
 #include "layer/crc32c.h"
-#include "prog/face.h"
 #include "prog/loaded.h"
 #include "prog/maps.h"
 #include "prog/object.h"
@@ -43,14 +40,7 @@ Result<uint64_t> build_of(const std::string& object) {
 }
 
 Result<ProgramObject> open_object(const std::string& path, uint64_t build) {
-  const FaceInfo face = detect_face();
-  if (face.face == Face::none)
-    return fail(EOPNOTSUPP,
-                "this kernel has no ublk programs: the server serves alone");
-  if (face.version == 1)
-    return fail(EOPNOTSUPP,
-                "this kernel's ublk programs have no completion half: the "
-                "server serves alone");
+  const FaceInfo face = TRY(own_program_face("have no completion half"));
   ProgramObject object = TRY(ProgramObject::open(path, face));
   TRY_IN(path, object.knobs().set(kBuild, fmt("{}", build)));
   return object;

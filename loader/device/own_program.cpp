@@ -36,6 +36,18 @@ Result<std::string> find_object(const std::string& object) {
   return found;
 }
 
+Result<FaceInfo> own_program_face(const char* lack) {
+  const FaceInfo face = detect_face();
+  if (face.face == Face::none)
+    return fail(EOPNOTSUPP,
+                "this kernel has no ublk programs: the server serves alone");
+  if (face.version == 1)
+    return fail(EOPNOTSUPP,
+                "this kernel's ublk programs {}: the server serves alone",
+                lack);
+  return face;
+}
+
 Result<UniqueFd> make_shared_map(const char* name, uint32_t value_bytes,
                                  uint64_t entries, uint32_t flags) {
   bpf_map_create_opts options{};

@@ -5,6 +5,7 @@
 #include <string>
 #include <string_view>
 
+#include "prog/face.h"
 #include "sys/error.h"
 #include "sys/unique_fd.h"
 
@@ -25,6 +26,10 @@ bool is_program_name(std::string_view object);
 // or by the name of a program that comes with this command. ENOENT: there is
 // none of this name.
 Result<std::string> find_object(const std::string& object);
+
+// For programs of version 2 of the kernel's contract. EOPNOTSUPP: this kernel
+// takes none, or those of version 1, of which `lack` says what they lack.
+Result<FaceInfo> own_program_face(const char* lack);
 
 // An array that can be mapped, for both. `flags`: BPF_F_* beside that.
 Result<UniqueFd> make_shared_map(const char* name, uint32_t value_bytes,

@@ -8,7 +8,6 @@
 
 #include "device/device.h"
 #include "device/own_program.h"
-#include "prog/face.h"
 #include "prog/maps.h"
 #include "sys/sizes.h"
 
@@ -62,14 +61,7 @@ Result<void> use_maps(ProgramObject& object, const MapInfo& bits,
 }  // namespace
 
 Result<std::unique_ptr<TrackProgram>> TrackProgram::load(const Target& target) {
-  const FaceInfo face = detect_face();
-  if (face.face == Face::none)
-    return fail(EOPNOTSUPP,
-                "this kernel has no ublk programs: the server serves alone");
-  if (face.version == 1)
-    return fail(EOPNOTSUPP,
-                "this kernel's ublk programs cannot be drained: the server "
-                "serves alone");
+  const FaceInfo face = TRY(own_program_face("cannot be drained"));
   const TrackHeader& header = target.track->header();
   std::unique_ptr<TrackProgram> program(new TrackProgram());
   ProgramObject object =

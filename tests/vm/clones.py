@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What the tests of clones have in common: layers, a model in memory, and how servers end."""
 
+import json
 import os
 import random
 import signal
@@ -70,6 +71,33 @@ def take_over(device):
         kill_and_recover(device)
     else:
         assert outcome.status == 0, str(outcome)
+
+
+def recover_if_it_waits(device):
+    """After its server may have been killed."""
+    wait_for("it to wait or live", lambda: device.state() in ("quiesced", "live"))
+    if device.state() == "quiesced":
+        cli.ok("recover", "-n", device.id)
+
+
+def traced(call, inject, *args):
+    """A command, and a server that it starts, with something done to a system call of theirs; strace ends with the last of them."""
+    strace = ["strace", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:{inject}"]
+    return subprocess.Popen([*strace, cli.COMMAND, *map(str, args), "--json"], stdin=subprocess.DEVNULL,
+                            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+
+def killed_at(device, call, when, *args):
+    """
+    Runs a command whose server is killed as it begins a system call for that time. False: it came to its end before;
+    then another server has the device.
+    """
+    process = traced(call, f"signal=SIGKILL:when={when}", *args)
+    said = json.loads(process.stdout.readline() or '{"error": null}')
+    if "error" not in said:
+        take_over(device)  # which ends it, and with it strace
+    process.communicate(timeout=cli.seconds(60))
+    return "error" in said
 
 
 def flush(device):

@@ -2,15 +2,14 @@
 """Clones whose disk becomes larger while it is in use, by ublk-bpf resize."""
 
 import json
-import subprocess
 
 import cli
 import pytest
 from blockio import MIB, Opened, pattern
 from cli import wait_for
-from clones import SIZE, Writers, add, by_both, check_clean, delta, golden, holds, kill, layer, refused, snapshot, where
+from clones import (SIZE, Writers, add, by_both, check_clean, delta, golden, holds, kill, killed_at, layer, recover_if_it_waits, refused, snapshot,
+                    traced, where)
 from leftovers import nothing_is_left  # noqa: F401 (a fixture)
-from test_snapshot_ends import killed_at
 
 # what is asked of the kernel here is in the engine, which both faces share
 pytestmark = pytest.mark.one_face
@@ -95,9 +94,7 @@ def test_nothing_is_lost_if_it_is_killed_at_any_step(lab, golden, delta, call, b
             break
         nr_killed += 1
         assert nr_killed < 40, f"it was killed at each of 40 {call}"
-        wait_for("it to wait or live", lambda: device.state() in ("quiesced", "live"))
-        if device.state() == "quiesced":
-            cli.ok("recover", "-n", device.id)
+        recover_if_it_waits(device)
         for n in range(nr_killed):
             assert holds(device.path, data, MIB + n * 65536), (nr_killed, n)
     assert nr_killed, f"there was no {call}"
@@ -118,9 +115,7 @@ def test_growth_that_fails_leaves_the_disk_as_it_was(lab, golden, delta, call, e
     device = add(lab, delta, bpf)
     data = pattern(0, 65536)
     write(device, MIB, data)
-    strace = ["strace", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:error={error}:when=1+"]
-    command = [cli.COMMAND, "resize", "-n", device.id, "--size", 2 * SIZE, "--json"]
-    process = subprocess.Popen([*strace, *map(str, command)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process = traced(call, f"error={error}:when=1+", "resize", "-n", device.id, "--size", 2 * SIZE)
     said = json.loads(process.stdout.readline())
     assert said["error"]["errno"] == error and delta in said["error"]["message"], said
     assert device.state() == "live" and device.info()["size_bytes"] == SIZE

@@ -15,7 +15,7 @@ import pytest
 from blockio import MIB, Opened, pattern
 from cli import wait_for
 from clones import (OPS, SIZE, THREADS, Model, Writers, add, by_both, check_clean, delta, flush, fork, golden, holds, kill, kill_and_recover, layer, layers_of,
-                    refused, snapshot, take_over, where)
+                    refused, snapshot, take_over, traced, where)
 from lab import sh
 from leftovers import nothing_is_left  # noqa: F401 (a fixture)
 
@@ -81,9 +81,7 @@ def test_random_io_is_what_it_is_in_memory_across_snapshots(lab, where, golden, 
 
 def snapshot_slowly(device, to):
     """Its server is held up at each lock that it takes, also between its steps; a tracer goes with it."""
-    strace = ["strace", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", "trace=flock", "-e", "inject=flock:delay_enter=100ms"]
-    process = subprocess.Popen([*strace, cli.COMMAND, "snapshot", "-n", str(device.id), "--to", str(to), "--json"],
-                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    process = traced("flock", "delay_enter=100ms", "snapshot", "-n", device.id, "--to", to)
     said = json.loads(process.stdout.readline())
     assert "error" not in said, said
     return process

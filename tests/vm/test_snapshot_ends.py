@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: MIT
 """Snapshots and resets whose server is killed at any step, or whose machine has no power any more."""
 
-import json
 import os
-import subprocess
 
 import cli
 import pytest
 from blockio import MIB, Opened, pattern
-from cli import wait_for
-from clones import add, by_both, check_clean, delta, golden, holds, layer, refused, snapshot, take_over, where
+from clones import add, by_both, check_clean, delta, golden, holds, killed_at, layer, recover_if_it_waits, refused, snapshot, where
 from lab import sh
 from leftovers import nothing_is_left  # noqa: F401 (a fixture)
 
@@ -20,22 +17,6 @@ pytestmark = [pytest.mark.one_face, pytest.mark.quick_tests(99)]
 
 # each system call of the new server at which it can be killed, of these kinds
 CALLS = ["linkat", "renameat", "fsync", "fdatasync", "flock"]
-
-
-def killed_at(device, call, when, *args):
-    """
-    Runs a command whose server is killed as it begins a system call for that time. False: it came to its end before;
-    then another server has the device.
-    """
-    strace = ["strace", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e",
-              f"inject={call}:signal=SIGKILL:when={when}"]
-    process = subprocess.Popen([*strace, cli.COMMAND, *map(str, args), "--json"], stdin=subprocess.DEVNULL,
-                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    said = json.loads(process.stdout.readline() or '{"error": null}')
-    if "error" not in said:
-        take_over(device)  # which ends it, and with it strace
-    process.communicate(timeout=cli.seconds(60))
-    return "error" in said
 
 
 @by_both
@@ -61,9 +42,7 @@ def test_nothing_is_lost_if_it_is_killed_at_any_step(lab, where, golden, what, c
             break
         nr_killed += 1
         assert nr_killed < 30, f"it was killed at each of 30 {call}"
-        wait_for("it to wait or live", lambda: device.state() in ("quiesced", "live"))
-        if device.state() == "quiesced":
-            cli.ok("recover", "-n", device.id)
+        recover_if_it_waits(device)
         assert holds(device.path, new, MIB) or what == "reset" and holds(device.path, old, MIB), nr_killed
         if taken.exists():
             # all of it, or it is no snapshot
