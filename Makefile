@@ -23,6 +23,8 @@
 #                         (make test runs the quick ones)
 #        T="EXPRESSION"    ... those whose names match, as in T="recover or stress"
 #   make selftests-reference  ... with kublk itself, to compare with
+#   make blktests BLKTESTS=DIR  those of blktests' block group that are about any device, on one with a program; DIR is a clone of
+#                         https://github.com/linux-blktests/blktests
 #   make test-asan       the unit tests, and the server in a virtual machine, with the address and undefined sanitizers
 #   make test-tsan       the same with the thread sanitizer
 #   make fuzz            what parses input, fuzzed from tests/fuzz/corpus for FUZZ_SECONDS (60) each; make test does it for 10
@@ -55,7 +57,7 @@ SUITES ?= check unit module $(MODULES) type $(STOCK) fuzz bench packages debug s
 fetched = $(sort $(if $(filter module,$(1)),stock source) $(if $(filter type debug patched,$(1)),source) \
 	$(filter stock-% module-%,$(1)))
 
-.PHONY: help build check packages test-packages test test-full test-debug test-kill test-fuzz test-asan test-tsan fuzz bench bench-report demo check-hooks check-series selftests selftests-reference clean distclean
+.PHONY: help build check packages test-packages test test-full test-debug test-kill test-fuzz test-asan test-tsan fuzz bench bench-report demo check-hooks check-series selftests selftests-reference blktests clean distclean
 .NOTPARALLEL:
 
 help:
@@ -116,6 +118,12 @@ selftests-reference:
 	@UBLK_BPF_SELFTESTS_REFERENCE=1 UBLK_BPF_VM_TIMEOUT=3600 scripts/vm-test module test_selftests.py $(if $(T),-k "$(T)")
 	@cp build/vm-test/module/selftests/reference.json tests/selftests/
 	@git diff --stat -- tests/selftests
+
+blktests:
+	@[ -n "$(BLKTESTS)" ] || { echo "make blktests: needs BLKTESTS=DIR, a clone of https://github.com/linux-blktests/blktests" >&2; exit 2; }
+	@scripts/prepare guest stock
+	@scripts/build
+	@UBLK_BPF_FULL=1 UBLK_BPF_BLKTESTS="$(abspath $(BLKTESTS))" scripts/vm-test module test_blktests.py $(if $(T),-k "$(T)")
 
 fuzz:
 	@scripts/prepare

@@ -100,9 +100,9 @@
 /*
  * By default, READ and WRITE are issued in the submitter's context to files
  * that are open for direct I/O: to block devices always, to regular files while
- * nobody has claimed the ublk device (mounted it, swaps to it, maps it). With
- * this flag to regular files always: for backing file systems known to be safe
- * below the one that is mounted.
+ * nobody has claimed the ublk device (mounted it, swaps to it, maps it), and
+ * READs of data even then. With this flag WRITEs and READs of metadata too: for
+ * backing file systems known to be safe below the one that is mounted.
  */
 #define UBLK_BPF_ATTACH_F_INLINE_REG	0x4U
 /* ->complete_fd is the completion program */
@@ -404,6 +404,7 @@ struct ublk_bpf_last_refused {
  * @rounds:	plans executed beyond the first of a request
  * @passed_late: requests handed to the server by the completion program
  * @errors_passed: requests handed to the server as they failed
+ * @retries:	of @rounds, how many followed a plan that had failed
  *
  * Counters are since the device was added and never reset; they are read
  * without stopping I/O.
@@ -432,6 +433,7 @@ struct ublk_bpf_info {
 	__u64	rounds;
 	__u64	passed_late;
 	__u64	errors_passed;
+	__u64	retries;
 };
 
 #ifdef __cplusplus
@@ -480,7 +482,7 @@ __UBLK_BPF_AT(ublk_bpf_last_refused, len, 16);
 __UBLK_BPF_AT(ublk_bpf_last_refused, value, 20);
 __UBLK_BPF_AT(ublk_bpf_last_refused, off, 24);
 __UBLK_BPF_AT(ublk_bpf_last_refused, addr, 32);
-__UBLK_BPF_ASSERT(sizeof(struct ublk_bpf_info) == 496);
+__UBLK_BPF_ASSERT(sizeof(struct ublk_bpf_info) == 504);
 __UBLK_BPF_AT(ublk_bpf_info, prog_id, 0);
 __UBLK_BPF_AT(ublk_bpf_info, attach_flags, 4);
 __UBLK_BPF_AT(ublk_bpf_info, nr_files, 8);
@@ -504,6 +506,7 @@ __UBLK_BPF_AT(ublk_bpf_info, bios, 464);
 __UBLK_BPF_AT(ublk_bpf_info, rounds, 472);
 __UBLK_BPF_AT(ublk_bpf_info, passed_late, 480);
 __UBLK_BPF_AT(ublk_bpf_info, errors_passed, 488);
+__UBLK_BPF_AT(ublk_bpf_info, retries, 496);
 
 #undef __UBLK_BPF_AT
 #undef __UBLK_BPF_ASSERT

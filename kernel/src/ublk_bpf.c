@@ -260,6 +260,7 @@ static void ublk_bpf_sum_stats(struct ublk_bpf_dev *bd,
 		info->rounds += READ_ONCE(s->rounds);
 		info->passed_late += READ_ONCE(s->passed_late);
 		info->errors_passed += READ_ONCE(s->errors_passed);
+		info->retries += READ_ONCE(s->retries);
 		for (i = 0; i < UBLK_BPF_NR_REFUSED; i++)
 			info->refused[i].count += READ_ONCE(s->refused[i]);
 	}

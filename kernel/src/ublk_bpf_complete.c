@@ -123,6 +123,8 @@ static void ublk_bpf_one_more_round(struct ublk_bpf_ctx_kern *kctx)
 		return;
 	}
 	this_cpu_inc(kctx->att->bd->stats->rounds);
+	if (kctx->ctx.result)
+		this_cpu_inc(kctx->att->bd->stats->retries);
 	this_cpu_add(kctx->att->bd->stats->more_sqes, req->nr);
 	req->error = 0;
 	req->failed = 0;

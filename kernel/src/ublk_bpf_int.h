@@ -181,14 +181,13 @@ struct ublk_bpf_home {
  * @list:	of struct ublk_bpf_sqe, newest first
  * @work:	queued by whoever finds the list empty
  *
- * A hardware queue has two: for files, and for block devices.
- * They belong to the device, so that a work that has just issued the last SQE
- * of an attachment outlives it.
+ * A hardware queue has two: for files, and for block devices. They belong to
+ * the device: a work that has issued an attachment's last SQE outlives it.
  */
 struct ublk_bpf_lane {
 	struct llist_head	list;
 	struct work_struct	work;
-};
+} ____cacheline_aligned_in_smp;
 
 /* State of a worker while it does I/O for a device that may be swapped to */
 struct ublk_bpf_worker {
@@ -210,6 +209,7 @@ struct ublk_bpf_stats {
 	u64	rounds;
 	u64	passed_late;
 	u64	errors_passed;
+	u64	retries;
 	u64	refused[UBLK_BPF_NR_REFUSED];
 };
 

@@ -93,6 +93,7 @@ json bpf_to_json(const Device& device) {
                      {"sqes", info.sqes},
                      {"deferred", info.deferred},
                      {"rounds", info.rounds},
+                     {"retries", info.retries},
                      {"passed_late", info.passed_late},
                      {"errors_passed", info.errors_passed}};
   out["retiring"] = info.nr_retiring;
@@ -130,6 +131,7 @@ std::string bpf_text(const Device& device) {
   const std::pair<const char*, uint64_t> more[] = {
       {"bios", info.bios},
       {"rounds", info.rounds},
+      {"retries", info.retries},
       {"passed late", info.passed_late},
       {"errors passed", info.errors_passed}};
   for (const auto& [name, count] : more)

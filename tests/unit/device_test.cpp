@@ -83,6 +83,7 @@ TEST_F(Devices, WithAProgramShowWhatTheKernelAndTheStateKnow) {
   bpf.redirected = 10;
   bpf.bios = 4;
   bpf.rounds = 3;
+  bpf.retries = 1;
   bpf.passed_late = 2;
   bpf.errors_passed = 1;
   bpf.refused[UBLK_BPF_REFUSED_FD] = {
@@ -109,6 +110,7 @@ TEST_F(Devices, WithAProgramShowWhatTheKernelAndTheStateKnow) {
   EXPECT_EQ(b["counters"]["redirected"], 10);
   EXPECT_EQ(b["counters"]["bios"], 4);
   EXPECT_EQ(b["counters"]["rounds"], 3);
+  EXPECT_EQ(b["counters"]["retries"], 1);
   EXPECT_EQ(b["counters"]["passed_late"], 2);
   EXPECT_EQ(b["counters"]["errors_passed"], 1);
   EXPECT_EQ(

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: MIT
+"""
+The tests of blktests' block group that are about any block device, on one that a program serves: with bios shown to it, and with
+requests alone. `make blktests` has the suite (https://github.com/linux-blktests/blktests); without it there is nothing to run.
+"""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import cli
+import pytest
+
+pytestmark = [pytest.mark.full]
+
+SUITE = Path(os.environ.get("UBLK_BPF_BLKTESTS", cli.TREE / "build/blktests"))
+# Of each test that takes as long as it is told to.
+SECONDS = 20
+# What the suite itself does not run on such a device, and why.
+NOT_RUN = {
+    "block/007": "the queue has no polling, and since 5.14 no io_poll_delay",
+    "block/011": "is about PCI",
+    "block/019": "is about PCI",
+    "block/036": "needs fail_make_request, which Debian's kernels have not",
+}
+OUTCOME = re.compile(r"\[(passed|failed|not run)\]")
+
+
+def about_a_device(path):
+    return "test_device()" in path.read_text()
+
+
+tests = [f"block/{p.name}" for p in sorted((SUITE / "tests/block").glob("[0-9][0-9][0-9]")) if about_a_device(p)]
+
+
+@pytest.mark.skipif(not tests, reason="needs make blktests")
+@pytest.mark.parametrize("requests", [False, True], ids=["bios", "requests"])
+@pytest.mark.parametrize("name", tests or ["none"])
+def test_blktests_pass_on_a_device_with_a_program(lab, name, requests):
+    device = lab.add("loop", lab.null_blk(1024).path, q=2)
+    device.attach("loop", requests=requests)
+    before = device.counters()["redirected"]
+    (lab.tmp / "config").write_text(f"TEST_DEVS=({device.path})\nTIMEOUT={SECONDS}\n")
+    done = subprocess.run(
+        ["./check", "-c", str(lab.tmp / "config"), "-o", str(lab.tmp / "results"), name],
+        cwd=SUITE,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=cli.seconds(500),
+        check=False,
+    )
+    print(done.stdout)
+    outcomes = OUTCOME.findall(done.stdout)
+    if name in NOT_RUN:
+        assert outcomes == ["not run"], f"{name} has run: {done.stdout}"
+        pytest.skip(NOT_RUN[name])
+    assert (done.returncode, outcomes) == (0, ["passed"]), done.stdout
+    assert device.counters()["redirected"] > before
