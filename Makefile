@@ -6,8 +6,8 @@
 #   make demo            a file becomes /dev/ublkb0, served by a program, in a virtual machine with a stock kernel
 #        KERNEL=patched    ... with the kernel that has the program type
 #        NATIVE=1          ... on this host, as root
-#   make test            the quick tests: unit, and some of each kind in virtual machines, with both faces of the kernel part, and on
-#                         stock kernels without
+#   make test            the quick tests: unit, and some of each kind in virtual machines, with both faces of the kernel part, with
+#                         programs that see requests and no bios, and on stock kernels without the kernel part
 #        FACE=module       ... only the stock kernel with our module (struct_ops), or
 #        FACE=module-6.12  ... only another stock kernel with our module; also module-7.3
 #        FACE=type         ... only the patched kernel (BPF_PROG_TYPE_UBLK), or
@@ -16,7 +16,7 @@
 #   make test-full       everything: the above with its slow tests (UBLK_BPF_FULL=1), the module on linux 6.12 and 7.3, test-debug,
 #                         selftests, test-kill, test-fuzz, test-asan, test-tsan; says how long each takes. Hours.
 #        SUITES="..."      ... only these, as in SUITES="module debug" (scripts/test)
-#   make test-debug      attach, kill, verify and memory tests on a kernel with KASAN, lockdep, PROVE_RCU, UBSAN
+#   make test-debug      what races, and the engine's own rules, on a kernel with KASAN, lockdep, PROVE_RCU, UBSAN. Hours.
 #   make test-kill       200 times kill -9 of the server under writes, over all recovery modes and data paths
 #   make test-fuzz       a million random SQEs of a BPF program, under kill -9, replacement, resizing, on the debug kernel. An hour.
 #   make selftests       the kernel's own selftests of ublk with our command in kublk's place: what passes with kublk must pass
@@ -52,7 +52,7 @@ KERNEL ?= module
 T ?=
 # other kernels that the module can be built for
 MODULES = module-6.12 module-7.3
-SUITES ?= check unit module $(MODULES) type $(STOCK) fuzz bench packages debug selftests kill fuzz-sqes asan tsan
+SUITES ?= check unit module requests $(MODULES) type $(STOCK) fuzz bench packages debug selftests kill fuzz-sqes asan tsan
 # kublk and the kernel's selftests come with the kernel's source.
 fetched = $(sort $(if $(filter module,$(1)),stock source) $(if $(filter type debug patched,$(1)),source) \
 	$(filter stock-% module-%,$(1)))
@@ -71,7 +71,7 @@ test:
 	@scripts/prepare guest $(call fetched,$(FACE))
 	@scripts/build
 ifeq ($(T),)
-	@scripts/test check unit $(FACE) fuzz $(if $(filter module,$(FACE)),bench)
+	@scripts/test check unit $(FACE) $(if $(filter module,$(FACE)),requests) fuzz $(if $(filter module,$(FACE)),bench)
 else
 	@set -e; for f in $(FACE); do scripts/vm-test $$f $(T); done
 endif

@@ -114,7 +114,7 @@ def against_kernel_loop(result):
     rows = []
     jobs = [Job(rw, bs, qd) for bs in (4 * KIB, 64 * KIB) for qd in (1, 32) for rw in ("read", "write")]
     for path in result.paths(NULL):
-        if path == "server" or (path.startswith("server, ") and path != "server, --no-bpf"):
+        if path == "server" or (path.startswith("server, ") and path not in ("server, --no-bpf", "server, throttled")):
             for j, ratio, real in _over(result, NULL, "kernel loop", path, jobs):
                 rows.append({"what": f"{path} / kernel loop, {j.name}", "ratio": round(ratio, 3), "differs": real})
     if not rows:

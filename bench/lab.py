@@ -243,6 +243,13 @@ class Ublk:
         self.node = self.info()["block"]
         return self
 
+    def throttle_writeback(self):
+        """As block devices do by default; those that may have a program do not."""
+        throttle = Path(f"/sys/class/block/{Path(self.node).name}/queue/wbt_lat_usec")
+        if throttle.exists():
+            throttle.write_text("2000")
+        return self
+
     def attach(self, *args):
         return ublk("attach", "--dev", self.id, *args)
 

@@ -130,6 +130,21 @@ class Figures:
                 yield check(f"{path} - {other}", value, limit, where(c), unit="insns", note=goal_note(value, goal))
 
 
+def unproved(cells, promises=RATIOS):
+    """What is promised of jobs that these cells are not of, a phrase for each job."""
+    figures = Figures(cells)
+    return [f"{p.path} / {p.other}: {where({'backing': p.backing, 'rw': rw, 'bs': bs, 'qd': qd, 'engine': engine})}"
+            for p in promises for engine in p.engines for rw in p.rws for bs, qd in p.limits
+            if any((p.backing, path, rw, bs, qd, engine) not in figures.cells for path in (p.path, p.other))]
+
+
+def judged_again(data):
+    """Checks of an old result by what is promised now; what cells do not tell stands as it was judged."""
+    fresh = (judge_clones if data.get("set") == "clones" else judge_cells)(data["cells"])
+    known = {(c["name"], c["where"]) for c in fresh}
+    return fresh + [c for c in data.get("checks") or [] if (c["name"], c["where"]) not in known]
+
+
 def unless_within_spread(broken, cells):
     """Nothing measurable: what differs less than the rounds of one path among themselves is called equal."""
     rounds = [c["rounds"] for c in cells if c["path"].startswith("server") and where(c) == broken["where"] and is_plain(c)]
@@ -155,7 +170,8 @@ def judge_cells(cells):
     checks = [c for promise in RATIOS for c in figures.ratios(promise)]
     checks += figures.differences("program", "raw", OVER_RAW_INSNS, OVER_RAW_GOAL_INSNS, sizes=(4096,))
     checks += figures.differences("program, completion", "program", COMPLETION_INSNS)
-    for c in figures.differences("server", "server, --no-bpf", NO_PROGRAM_INSNS):
+    # each with writeback throttled, which a device that may have a program is not by default
+    for c in figures.differences("server, throttled", "server, --no-bpf", NO_PROGRAM_INSNS):
         checks.append(c if c["ok"] else unless_within_spread(c, cells))
     checks += judge_peers(figures)
     redirected = [c for c in cells if c["path"].startswith(("program", "clone")) and c["path"] != "program, passing" and c["server_wakeups"] is not None]

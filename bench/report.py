@@ -147,6 +147,7 @@ def counted(result):
             by = "" if engine == "io_uring" else f", {engine}"
             out += ["", f"Instructions per I/O, {backing}{by} ({what}); median of the rounds", align(cell_rows(result, backing, engine))]
     out += [f"absent: {a['path']}: {a['why']}" for a in result.get("absent") or []]
+    out += [f"promised, and not measured: {u}" for u in result.get("unproved") or []]
     out += ["", align(check_rows(result), right_from=2)]
     broken = [c for c in result["checks"] if not c["ok"]]
     out += ["", f"{len(result['checks'])} limits, {len(broken)} broken"]

@@ -109,6 +109,7 @@ OPTIONAL = {
     "settings": lambda v: isinstance(v, dict), "backings": lambda v: isinstance(v, dict) and all(map(_text, v.values())),
     "notes": lambda v: isinstance(v, list) and all(map(_text, v)),
     "paths": _list_of(name=_text, backing=_text, what=_text, checked=lambda v: isinstance(v, bool)), "absent": _list_of(path=_text, why=_text),
+    "unproved": lambda v: isinstance(v, list) and all(map(_text, v)),
     "scaling": _list_of(path=_text, queues=_count, iops_one=_number, iops_two=_number, scales=_number, waits_per_1000_ios=lambda v: v is None or _number(v)),
     "generator_part": _list_of(rw=_text, bs=_count, qd=_count, insns_per_io=_number),
     "checks": _list_of(name=_text, where=_text, value=_number, limit=_number, unit=_text, ok=lambda v: isinstance(v, bool), note=_text),

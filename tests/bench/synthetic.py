@@ -92,7 +92,8 @@ def result():
 
 # what bench/run measures, at QD1 and in depth, on null_blk
 RUN_MODEL = {
-    "raw": (6400, 5000), "kernel loop": (21250, 8800), "server": (27400, 11700), "server, --no-bpf": (27390, 11700), "program": (7000, 5600),
+    "raw": (6400, 5000), "kernel loop": (21250, 8800), "server": (27400, 11700), "server, throttled": (27760, 12060),
+    "server, --no-bpf": (27750, 12060), "program": (7000, 5600),
     "program, completion": (7090, 5680), "dm-linear": (7300, 5800), "dm-stripe": (7400, 5900), "program, stripe": (7000, 5700),
 }
 

@@ -72,12 +72,25 @@ class Limits(unittest.TestCase):
 
     def test_the_possibility_of_a_program_costs_nothing_measurable(self):
         where = "null_blk, read 4k QD1"
-        self.change(60, "server", rw="read", bs=4096, qd=1, engine="io_uring")
-        self.assertFalse(self.judged("server - server, --no-bpf")[where]["ok"])
+        self.change(60, "server, throttled", rw="read", bs=4096, qd=1, engine="io_uring")
+        self.assertFalse(self.judged("server, throttled - server, --no-bpf")[where]["ok"])
         # that is what its rounds differ by themselves
-        cell = next(c for c in self.cells if c["path"] == "server" and limits.where(c) == where)
+        cell = next(c for c in self.cells if c["path"] == "server, throttled" and limits.where(c) == where)
         cell["rounds"] = [cell["insns_per_io"] + d for d in (-40, 0, 40)]
-        self.assertTrue(self.judged("server - server, --no-bpf")[where]["ok"])
+        self.assertTrue(self.judged("server, throttled - server, --no-bpf")[where]["ok"])
+
+    def test_what_is_promised_and_not_measured_is_told(self):
+        promise = next(p for p in limits.RATIOS if p.path == "program, stripe")
+        self.assertEqual(limits.unproved(self.cells, [promise]), [])
+        cells = [c for c in self.cells if c["path"] != "program, stripe" or c["qd"] == 1 or c["rw"] == "read" or c["engine"] == "io_uring"]
+        self.assertEqual(limits.unproved(cells, [promise]), [f"program, stripe / dm-stripe: null_blk, write {bs} QD32, libaio" for bs in ("4k", "64k")])
+
+    def test_an_old_result_is_judged_by_what_is_promised_now(self):
+        kept = {"name": "attach, idle device", "where": "worst of 3", "value": 2, "limit": 10, "unit": "ms", "ok": True, "note": ""}
+        old = {**next(iter(self.judged("program / dm-linear").values())), "limit": 0.1, "ok": False}
+        found = limits.judged_again({"cells": self.cells, "checks": [old, kept]})
+        self.assertIn(kept, found)
+        self.assertEqual([c["limit"] for c in found if (c["name"], c["where"]) == (old["name"], old["where"])], [1.0])
 
     def test_many_devices_and_other_patterns_are_not_judged(self):
         for change in {"devices": 16}, {"queues": 2}, {"pattern": "sequential"}:

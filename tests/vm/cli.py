@@ -20,6 +20,8 @@ TOOLS = TREE / "build/tests/tools"
 CHARS = Path("/sys/class/ublk-char")
 # The command is: it has memory and threads that are its sanitizer's, and what an idle one costs is not judged.
 SANITIZED = "UBLK_BPF_REPORTS" in os.environ
+# What is attached without saying which sees requests only, as if bios were never shown to programs (scripts/test requests).
+REQUESTS = os.environ.get("UBLK_BPF_REQUESTS") == "1"
 # With the tests that are marked `full`, and more rounds of others (make test-full).
 FULL = os.environ.get("UBLK_BPF_FULL") == "1"
 # A debug kernel under emulation is an order of magnitude slower.
@@ -175,5 +177,6 @@ class Device:
 
 def attach_args(name, knobs, opts):
     obj = name if "/" in str(name) else program(name)
+    opts = {"requests": REQUESTS, **opts}
     sets = [arg for k, v in (knobs or {}).items() for arg in ("--set", f"{k}={int(v)}")]
     return [obj, *sets, *options(opts)]

@@ -206,7 +206,7 @@ def test_raw_device_is_served_in_the_submitters_context(lab):
 def test_what_comes_in_a_row_is_merged_for_a_file(lab, rw):
     """A file merges nothing by itself; what comes at random stays bios."""
     device = lab.add("loop", lab.ext4_file(8, sparse=False))
-    device.attach("loop")
+    device.attach("loop", requests=False)
     job = {"bs": "4k", "size": 4 * MIB, "iodepth": 32, "iodepth_batch": 32, "iodepth_batch_complete_min": 32, "iodepth_low": 1}
 
     def requests_of(kind):

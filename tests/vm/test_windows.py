@@ -87,7 +87,7 @@ def test_bio_that_is_split_while_a_program_is_attached_does_not_wait_for_itself(
         try:
             tasks[0].start()
             wait_for("a request", lambda: (queue.parent / "inflight").read_text().split() == ["0", "1"])
-            device.attach("slow")
+            device.attach("slow", requests=False)
             tasks[1].start()
         finally:
             os.kill(server, signal.SIGCONT)
