@@ -71,8 +71,9 @@ KEPT = """What device mapper and md keep that programs do not, and what of it is
 
 An I/O of 64k on dm-snapshot is sixteen, as its chunks are of 4 KiB.
 
-Programs keep state in maps, which are gone with the machine. What must survive a crash belongs into the server. So a ratio against
-dm-snapshot or dm-thin would compare different things, and none is promised."""
+Programs keep state in maps, which are gone with the machine. What must survive a crash belongs in the server. So this page promises
+no ratio against dm-snapshot or dm-thin: it would compare different things. A clone does survive a crash. Its ratios against both are
+promised, and are on the pages of clones and of limits."""
 
 SCALING = """4k reads, 32 in flight on each of two processors, of one device, by a generator on each; beside what one of them does alone. What counts
 is that a program scales as the raw device does: an emulated processor knows neither caches nor what moving a line between them costs. A wait
@@ -148,11 +149,11 @@ def run_tables(source, backing, fits):
 
 
 def set_tables(source, backing):
-    """Plots, who pays and all costs of a backing of a set."""
+    """Plots, where the time goes and all costs of a backing of a set."""
     result = source.result
     out = [f"### {backing}: {result.backings[backing]}", *source.images(backing)]
     for job in tables.close_jobs(result, backing):
-        for title, rows in (("Who pays", tables.payers_rows(result, backing, job)), ("Other figures", tables.other_rows(result, backing, job))):
+        for title, rows in (("Where the time goes", tables.payers_rows(result, backing, job)), ("Other figures", tables.other_rows(result, backing, job))):
             out += [f"{title}, {job.name}:", report.markdown(escaped(rows))] if rows else []
     ratios = "; p/ is the program's cost over this path's" if tables.program_of(result, backing) else ""
     for title, rows in tables.cost_tables(result, backing):
@@ -273,7 +274,7 @@ PAGES = [
      "Blocks that are there, first writes, the time until a clone can be used, and a thousand of them.", clones_page),
     ("server", "What does a device cost that a server serves?",
      "Our server, the kernel's own (kublk), and the program in the server's place.", server_page),
-    ("paths", "What does an I/O cost on each data path, and who pays?",
+    ("paths", "What does an I/O cost on each data path, and where does the time go?",
      "The quick set of `ublk-bpf bench`: all data paths, whose time is spent, copies, wake-ups, latency.",
      lambda sources: set_pages(sources, ("quick",), lambda b: b != summary.FILE)),
     ("devices", "What do many devices cost?",

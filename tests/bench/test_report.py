@@ -130,7 +130,7 @@ class Document(unittest.TestCase):
         shown = {f"performance/{svg}" for text in made.values() for svg in re.findall(r"\]\((?:performance/)?([^)]+\.svg)\)", text)}
         self.assertEqual(shown, {name for name in made if name.endswith(".svg")})
         self.assertIn("performance/quick-test-null-blk-block-size.svg", made)
-        self.assertIn("Who pays, read 4k QD1", made["performance/paths.md"])
+        self.assertIn("Where the time goes, read 4k QD1", made["performance/paths.md"])
         self.assertIn("12.5 % -> 1 %", made["performance/claims.md"])
         self.assertIn("a\\|b", made["performance/paths.md"])
 

@@ -81,7 +81,7 @@ CLAIMS = {
     "the new version's; no I/O fails": lambda s: not s.same_server(6) and s.after[6]["state"] == "live",
     "resize -n 6": lambda s: s.before[6]["size_bytes"] == 64 * MIB and s.after[6]["size_bytes"] == 96 * MIB,
     "ublk-bpf gc": lambda s: not s.after,
-    "ublk-bpf del -a": lambda s: not s.after,
+    "deletes every device that nobody uses": lambda s: not s.after,
     "file 0 is disk.img, which the device serves": lambda s: s.after[0]["bpf"]["files"] == [str(s.where / "disk.img")],
     "counters: what was redirected, passed, and refused if any was": lambda s: all(word in s.output for word in ("redirected", "passed")),
     "what was written until now is sealed; the device goes on": lambda s: s.after[8]["state"] == "live"
@@ -292,7 +292,7 @@ def test_commands_of_a_page(page, desk):
             run_line("ublk-bpf add -t loop -f disk.img", desk)
         for line in commands(text):
             run_line(line, desk)
-        run_line("ublk-bpf del -a", desk)
+        run_line("ublk-bpf del -a  # deletes every device that nobody uses", desk)
 
 
 @pytest.mark.full  # test_bench.py runs the same command
