@@ -12,7 +12,7 @@ TREE = Path(__file__).resolve().parents[2]
 COMMAND = os.environ.get("UBLK_BPF", str(TREE / "build/loader/ublk-bpf"))
 OBJ_DIR = Path(os.environ.get("UBLK_BPF_OBJ_DIR", TREE / "build/bpf"))
 TEST_OBJ_DIR = Path(os.environ.get("UBLK_BPF_TEST_OBJ_DIR", TREE / "build/tests/programs"))
-# What ublk-bpf bench tells CPU time by on a host. Lockdep's kernels have tracepoints, but not for BPF (CONFIG_BPF_EVENTS).
+# What ublk-bpf bench tells CPU time by on a host, and by what tests hold tasks up. The patched kernel has none of it.
 TRACEPOINTS = " bpf_trace_run1\n" in Path("/proc/kallsyms").read_text() and all(
     (Path("/sys/kernel/tracing/events") / e).exists() for e in ("raw_syscalls/sys_enter", "sched/sched_switch"))
 TOOLS = TREE / "build/tests/tools"

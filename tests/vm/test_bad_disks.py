@@ -10,15 +10,19 @@ from blockio import MIB, Load, Opened, assert_same, fio, random_fill
 from cli import wait_for
 from lab import sh
 from test_complete import AS_IT_IS, BIOS, READ
-from test_kill import kill_server, quiesced
+from test_kill import Background, kill_server
 
 # What fails in the kernel is read once more from file 1. (Its FLUSHes and writes are file 0's.)
 OTHER_LEG = {"op": READ, "verdict": AS_IT_IS, "failed_only": True, "rounds": 1, "other_from": 1}
 
 
-def flakey(lab, path):
-    """A view of the disk that fails all I/O for a second after each second."""
-    return lab.device_mapper(path, "flakey", "1 1")
+# What becomes of what waits for the server when that dies, and the device's state then.
+RECOVERY = {"requeue": ({"r": 1}, "quiesced"), "reissue": ({"r": 1, "i": 1}, "quiesced"), "fail": ({"r": 1, "e": 1}, "fail_io")}
+
+
+def flakey(lab, path, up=1):
+    """A view of the disk that fails all I/O for a second after so many seconds, always if that is none."""
+    return lab.device_mapper(path, "flakey", f"{up} 1")
 
 
 def scsi_debug(**options):
@@ -52,15 +56,16 @@ def test_disk_that_comes_and_goes_loses_nothing(lab, requests):
     assert_same(device.path, disk.path, 16 * MIB)
 
 
-@pytest.mark.parametrize("recovery", [{"r": 1}, {"r": 1, "i": 1}], ids=["requeue", "reissue"])
+@pytest.mark.parametrize("recovery", RECOVERY)
 def test_reads_outlive_a_disk_and_the_server(lab, recovery):
+    options, without_server = RECOVERY[recovery]
     disk = lab.null_blk(8)
     random_fill(disk.path, 8 * MIB)
     view = flakey(lab, disk.path)
-    device = lab.add("loop", disk.path, **recovery)
+    device = lab.add("loop", disk.path, **options)
     device.attach("complete", OTHER_LEG, file=[view, disk.path])
     kill_server(device)
-    quiesced(device)
+    wait_for("the device to have no server", lambda: device.state() == without_server)
     until = time.monotonic() + 4
     while time.monotonic() < until or device.counters()["rounds"] < 20:
         fio(device.path, rw="randread", bsrange="4k-64k", iodepth=16, io_size=MIB)
@@ -83,22 +88,74 @@ def read_error(path):
     return 0
 
 
-@BIOS
-def test_medium_error_is_told_and_made_good(lab, requests):
+def with_medium_error(lab):
+    """A disk, and one with the same content of which some sectors cannot be read."""
     bad = scsi_debug(dev_size_mb=16, opts=MEDIUM_ERROR, delay=0)
     good = lab.null_blk(16)
     random_fill(good.path, 16 * MIB)
     with Opened(good.path) as g, Opened(bad) as b:
         for offset in range(0, 16 * MIB, MIB):
             b.write(offset, g.read(offset, MIB))
-    device = lab.add("loop", good.path)
+    return good.path, bad
+
+
+def with_flakey(lab):
+    """A disk, and a view of it that always fails."""
+    good = lab.null_blk(16)
+    random_fill(good.path, 16 * MIB)
+    return good.path, flakey(lab, good.path, up=0)
+
+
+@BIOS
+@pytest.mark.parametrize("recovery", RECOVERY)
+@pytest.mark.parametrize("disks", [with_flakey, with_medium_error])
+def test_errors_of_a_disk_that_are_passed_while_there_is_no_server(lab, disks, recovery, requests):
+    good, bad = disks(lab)
+    options, without_server = RECOVERY[recovery]
+    device = lab.add("loop", good, **options)
+    device.attach("loop", file=bad, pass_errors=True, requests=requests)
+    kill_server(device)
+    wait_for("the device to have no server", lambda: device.state() == without_server)
+    before = device.counters()["errors_passed"]
+    with Opened(device.path) as f:
+        reading = Background(f.read, BAD, 4096)
+        wait_for("it to be passed", lambda: device.counters()["errors_passed"] > before)
+        if recovery == "fail":
+            with pytest.raises(OSError):
+                reading.join()
+        else:
+            assert not reading.done()
+        cli.ok("recover", "-n", device.id)
+        with Opened(good) as g:
+            content = g.read(BAD, 4096)
+        assert (f.read(BAD, 4096) if recovery == "fail" else reading.join()) == content
+
+
+@BIOS
+@pytest.mark.parametrize("disks", [with_flakey, with_medium_error])
+def test_device_without_recovery_goes_while_a_disk_fails_and_nothing_hangs(lab, disks, requests):
+    good, bad = disks(lab)
+    device = lab.add("fault", good, over="loop", fault="failed=bpf,delay=3600s")
+    device.attach("loop", file=bad, pass_errors=True, requests=requests)
+    with Opened(device.path) as f:
+        reading = Background(f.read, BAD, 4096)
+        wait_for("it to be passed", lambda: device.counters()["errors_passed"] >= 1)
+        kill_server(device)
+        with pytest.raises(OSError):
+            reading.join()
+
+
+@BIOS
+def test_medium_error_is_told_and_made_good(lab, requests):
+    good, bad = with_medium_error(lab)
+    device = lab.add("loop", good)
     device.attach("loop", file=bad, requests=requests)
     assert read_error(device.path) == read_error(bad) != 0, "the device's error is not the disk's"
     device.attach("loop", file=bad, pass_errors=True, requests=requests, replace=True)
-    assert_same(device.path, good.path, 16 * MIB)
+    assert_same(device.path, good, 16 * MIB)
     passed = device.counters()["errors_passed"]
     assert passed >= 1
-    device.attach("complete", OTHER_LEG, file=[bad, good.path], requests=requests, replace=True)
-    assert_same(device.path, good.path, 16 * MIB)
+    device.attach("complete", OTHER_LEG, file=[bad, good], requests=requests, replace=True)
+    assert_same(device.path, good, 16 * MIB)
     counters = device.counters()
     assert counters["errors_passed"] == passed and counters["rounds"] >= 1

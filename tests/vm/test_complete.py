@@ -326,8 +326,20 @@ def test_completion_program_goes_on_without_a_server(lab):
 
 
 @BIOS
-def test_what_the_completion_program_passes_waits_for_the_next_server(lab, requests):
-    target = Target(lab, r=1)
+def test_what_the_completion_program_passes_fails_where_i_o_is_to_fail(lab, requests):
+    target = Target(lab, r=1, e=1)
+    target.attach(READ, 2, requests)
+    kill_server(target.device)
+    cli.wait_for("the device to fail I/O", lambda: target.device.state() == "fail_io")
+    assert fails(target.opened, READ) in ("EIO", "EREMOTEIO")
+    cli.ok("recover", "-n", target.device.id)
+    assert submit(target.opened, READ) == pattern(AT, LEN)
+
+
+@BIOS
+@pytest.mark.parametrize("reissue", [0, 1])
+def test_what_the_completion_program_passes_waits_for_the_next_server(lab, reissue, requests):
+    target = Target(lab, r=1, **({"i": 1} if reissue else {}))
     target.attach(READ, 2, requests)
     kill_server(target.device)
     quiesced(target.device)

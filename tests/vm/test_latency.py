@@ -7,7 +7,7 @@ import time
 
 import cli
 import pytest
-from blockio import MIB, Opened, fio, fio_verify
+from blockio import MIB, Opened, fio, fio_verify, pattern
 from test_complete import BIOS, bad_blocks
 from test_kill import kill_server, quiesced
 
@@ -50,6 +50,22 @@ def test_each_request_is_counted_once_by_its_operation(lab):
     total = sum(op["count"] for op in after.values()) - sum(before.values())
     assert total == device.counters()["redirected"] - redirected
     fio_verify(device.path, bs="16k", iodepth=8, io_size=MIB)
+
+
+def test_any_mapping_can_be_timed(lab):
+    """A request of two SQEs is one request."""
+    halves = [lab.ext4_file(8), lab.ext4_file(8)]
+    device = lab.add("null", size="16M")
+    device.attach("timed", {"split_sectors": 8 * MIB // 512}, file=halves)
+    before = counts(device)
+    with Opened(device.path) as f:
+        f.write(0, pattern(0, 4096))
+        f.write(8 * MIB - 4096, pattern(8 * MIB - 4096, 8192))
+        f.flush()
+        assert f.read(8 * MIB - 4096, 8192) == pattern(8 * MIB - 4096, 8192)
+    after = counts(device)
+    assert after["write"] - before.get("write", 0) == 2 and after["flush"] - before.get("flush", 0) == 1
+    assert stat(device)["write"]["mean_ns"] < 30e9, "the time at which a request came was lost"
 
 
 @BIOS

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import cli
 import pytest
-from blockio import MIB
+from blockio import MIB, Opened, pattern, random_fill
 from lab import sh
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -90,3 +90,46 @@ def test_file_system_is_written_to_with_little_memory(lab):
     assert device.counters()["failed"] == 0
     lab.umount(where)
     sh("e2fsck", "-f", "-n", device.path)
+
+
+FAILSLAB = Path("/sys/kernel/debug/failslab")
+TRIES = 10**6
+
+
+@pytest.fixture
+def failing_memory(lab):
+    """Half of all that a task asks for without being able to wait for it fails, once the task has said so; yields how often it has failed."""
+    if not os.path.ismount("/sys/kernel/debug"):
+        sh("mount", "-t", "debugfs", "none", "/sys/kernel/debug", check=False)
+    if not FAILSLAB.exists():
+        pytest.skip("this kernel does not inject faults (make test-debug)")
+    for name, value in {"task-filter": "Y", "ignore-gfp-wait": "Y", "verbose": 0, "interval": 1, "space": 0, "times": TRIES, "probability": 50}.items():
+        (FAILSLAB / name).write_text(str(value))
+    yield lambda: TRIES - int((FAILSLAB / "times").read_text())
+    (FAILSLAB / "probability").write_text("0")
+
+
+@pytest.mark.parametrize("requests", [False, True], ids=["bios", "requests"])
+def test_submitters_that_find_no_memory_lose_nothing(lab, failing_memory, requests):
+    """For a bio's request, or for the pages of a request that bios were merged to: then a worker waits for a reserve."""
+    disk = lab.null_blk(16)
+    random_fill(disk.path, 16 * MIB)  # which then needs no memory itself
+    device = lab.add("loop", disk.path, q=2)
+    device.attach("loop", requests=requests)
+    image = lab.tmp / "image"
+    image.write_bytes(pattern(0, 8 * MIB))
+
+    def fails_from_now_on():
+        Path("/proc/self/make-it-fail").write_text("1")
+
+    for argv in (["dd", f"if={image}", f"of={device.path}", "bs=256k", "conv=fsync"],
+                 ["dd", f"if={device.path}", "of=/dev/null", "bs=256k", "count=32"],
+                 ["dd", f"if={device.path}", "of=/dev/null", "bs=256k", "count=32", "iflag=direct"]):
+        before = failing_memory()
+        done = subprocess.run(argv, preexec_fn=fails_from_now_on, capture_output=True, text=True, timeout=cli.seconds(60), check=False)
+        assert done.returncode == 0, done.stderr
+        assert failing_memory() > before, "nothing has failed"
+        with Opened(device.path) as f:
+            assert f.read(0, 8 * MIB) == pattern(0, 8 * MIB)
+    counters = device.counters()
+    assert counters["failed"] == counters["aborted"] == 0 and counters["redirected"] > 100

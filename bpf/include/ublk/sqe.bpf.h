@@ -6,7 +6,8 @@
  * be ignored when the verdict is UBLK_BPF_IO_REDIRECT (the request fails then).
  *
  * Those whose names end in _with take what the completion program finds in
- * ctx->user_data, if it is the first SQE of the plan; the others leave it 0.
+ * ctx->user_data, if it is the first SQE of the plan; the others leave it 0, or
+ * what <ublk/latency.bpf.h> needs, if that was included before.
  *
  * They are all one inlined body whose constants fold, as they run for each
  * request.
@@ -16,6 +17,10 @@
 
 #include <linux/falloc.h>
 #include <ublk/ublk.bpf.h>
+
+#ifndef UBLK_BPF_USER_DATA
+#define UBLK_BPF_USER_DATA()	0
+#endif
 
 /* 512 bytes, whatever the logical block size of the device is */
 #define UBLK_BPF_SECTOR_SHIFT	9
@@ -64,7 +69,7 @@ static __always_inline int ublk_bpf_queue(struct ublk_bpf_ctx *ctx, __u8 opcode,
 					  __u32 len, __u32 op_flags, __u8 flags)
 {
 	return ublk_bpf_queue_with(ctx, opcode, fd, off, addr, len, op_flags,
-				   flags, 0);
+				   flags, UBLK_BPF_USER_DATA());
 }
 
 /* Read or write, whichever the request does; ctx->op must be one of the two */
@@ -84,7 +89,8 @@ static __always_inline int ublk_bpf_queue_rw_with(struct ublk_bpf_ctx *ctx,
 static __always_inline int ublk_bpf_queue_rw(struct ublk_bpf_ctx *ctx, __s32 fd,
 					     __u64 off, __u64 data, __u32 len)
 {
-	return ublk_bpf_queue_rw_with(ctx, fd, off, data, len, 0);
+	return ublk_bpf_queue_rw_with(ctx, fd, off, data, len,
+				      UBLK_BPF_USER_DATA());
 }
 
 /* All data of the file that was written before reaches stable storage */
@@ -98,7 +104,7 @@ static __always_inline int ublk_bpf_queue_fsync_with(struct ublk_bpf_ctx *ctx,
 static __always_inline int ublk_bpf_queue_fsync(struct ublk_bpf_ctx *ctx,
 						__s32 fd)
 {
-	return ublk_bpf_queue_fsync_with(ctx, fd, 0);
+	return ublk_bpf_queue_fsync_with(ctx, fd, UBLK_BPF_USER_DATA());
 }
 
 /*
@@ -120,7 +126,8 @@ static __always_inline int ublk_bpf_queue_zero_with(struct ublk_bpf_ctx *ctx,
 static __always_inline int ublk_bpf_queue_zero(struct ublk_bpf_ctx *ctx,
 					       __s32 fd, __u64 off, __u64 len)
 {
-	return ublk_bpf_queue_zero_with(ctx, fd, off, len, 0);
+	return ublk_bpf_queue_zero_with(ctx, fd, off, len,
+					UBLK_BPF_USER_DATA());
 }
 
 /*
@@ -149,7 +156,7 @@ static __always_inline int ublk_bpf_queue_all_with(struct ublk_bpf_ctx *ctx,
 static __always_inline int ublk_bpf_queue_all(struct ublk_bpf_ctx *ctx,
 					      __s32 fd, __u64 off)
 {
-	return ublk_bpf_queue_all_with(ctx, fd, off, 0);
+	return ublk_bpf_queue_all_with(ctx, fd, off, UBLK_BPF_USER_DATA());
 }
 
 #endif
