@@ -3,10 +3,11 @@
  * READ and WRITE of a block device that is open for direct I/O, as bios of the
  * request's own pages. It does what blkdev_read_iter() and blkdev_write_iter()
  * do in the common case, for half the instructions. What is not common (pages
- * in the device's cache, unaligned, read-only, swap) is left to these.
+ * of it in the device's cache, unaligned, read-only, swap) is left to these.
  */
 #include <linux/bio.h>
 #include <linux/blkdev.h>
+#include <linux/pagemap.h>
 #include "ublk_bpf_int.h"
 
 static void ublk_bpf_bio_end_io(struct bio *bio)
@@ -21,17 +22,29 @@ static void ublk_bpf_bio_end_io(struct bio *bio)
 	ublk_bpf_rw_done(s, ret, nowait);
 }
 
+/*
+ * Pages stay there for as long as anybody has the device open: those that a
+ * partition scan has read, for one. Only those of the same place matter.
+ */
+static bool ublk_bpf_is_cached(struct address_space *mapping,
+			       const struct ublk_bpf_sqe *s)
+{
+	return unlikely(mapping->nrpages) &&
+		filemap_range_has_page(mapping, s->off + s->done,
+				       s->off + s->len - 1);
+}
+
 static bool ublk_bpf_bio_fits(const struct ublk_bpf_file *f,
 			      const struct ublk_bpf_sqe *s)
 {
-	const struct inode *inode = f->bdev->bd_mapping->host;
+	struct address_space *mapping = f->bdev->bd_mapping;
 
-	if (f->bdev->bd_mapping->nrpages)
+	if (ublk_bpf_is_cached(mapping, s))
 		return false;
 	if ((s->off | s->len | s->done) & (bdev_logical_block_size(f->bdev) - 1))
 		return false;
 	return s->opcode == IORING_OP_READ ||
-		!(bdev_read_only(f->bdev) || IS_SWAPFILE(inode));
+		!(bdev_read_only(f->bdev) || IS_SWAPFILE(mapping->host));
 }
 
 static blk_opf_t ublk_bpf_bio_opf(const struct ublk_bpf_req *req,
