@@ -23,7 +23,7 @@ constexpr uint64_t kMostIoBytes = 32 << 20;
 std::string target_help() {
   std::string text = "what serves it:";
   for (const TargetOps* ops : all_targets())
-    text += fmt(" {}: {};", ops->name, ops->summary);
+    text += fmt("\n{}: {};", ops->name, ops->summary);
   text.pop_back();
   return text;
 }
@@ -48,10 +48,10 @@ Result<uint64_t> recovery_flags(const AddOptions& options) {
 
 std::string data_path_help() {
   std::string text =
-      "how data gets to the server: auto: the best that the "
-      "kernel has;";
+      "how data gets to the server:\n"
+      "auto: the best that the kernel has;";
   for (const DataPath* path : all_data_paths())
-    text += fmt(" {}: {};", path->name, path->summary);
+    text += fmt("\n{}: {};", path->name, path->summary);
   text.pop_back();
   return text;
 }
@@ -296,7 +296,7 @@ void define_add(Arguments& command, Options& options) {
   command.flag("--auto-zc,--auto_zc", add.auto_zero_copy,
                "--data-path auto-zero-copy");
   command.flag("-b,--batch", add.batch,
-               "many requests by one command, on any of these paths but "
+               "many requests by one command, on any of these paths except "
                "need-get-data");
   command.flag("--no-part-scan,--no_auto_part_scan", add.no_part_scan,
                "partitions are not looked for");

@@ -114,13 +114,12 @@ void define_bench(Arguments& command, Options& options) {
                "where result.json, report.txt, report.html and plots go");
   command.footer(
       "What an I/O costs on each data path, and who pays: raw backing, kernel "
-      "loop, dm-linear, nbd, kublk,\n"
-      "our server on every data path, the program. Paths that this machine "
-      "lacks are listed as absent.\n"
+      "loop, dm-linear, nbd, kublk, our server on every data path, the "
+      "program. Paths that this machine lacks are listed as absent.\n"
       "With --dev N an existing device is read, as it is and beside other "
       "ways to read its file; nothing is written.\n"
       "Exit status: 0 done, 1 a promised ratio is broken or compare found "
-      "something worse, 2 no result,\n130 interrupted: what was measured is "
+      "something worse, 2 no result, 130 interrupted: what was measured is "
       "kept.\n"
       "Examples:\n"
       "  ublk-bpf bench\n"

@@ -22,9 +22,8 @@ std::vector<std::string> target_names() {
 }
 
 std::vector<std::string> names_of(const CLI::Option& option) {
-  std::vector<std::string> names;
-  for (const auto& name : option.get_snames()) names.push_back("-" + name);
-  for (const auto& name : option.get_lnames()) names.push_back("--" + name);
+  auto names = shown_names(option);
+  for (auto& name : other_names(option)) names.push_back(std::move(name));
   return names;
 }
 
@@ -32,7 +31,7 @@ std::vector<std::string> options_of(const CLI::App& app) {
   std::vector<std::string> names;
   for (const CLI::Option* option : app.get_options())
     if (!option->get_group().empty())
-      for (auto& name : names_of(*option)) names.push_back(std::move(name));
+      for (auto& name : shown_names(*option)) names.push_back(std::move(name));
   return names;
 }
 

@@ -16,7 +16,7 @@
 #include <optional>
 #include <string_view>
 
-#include "sys/device_name.h"
+#include "ctrl/control.h"
 #include "sys/names.h"
 
 namespace ublk::cli {
