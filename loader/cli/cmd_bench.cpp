@@ -84,7 +84,7 @@ Result<void> check(const Options& options) {
 
 void define_bench(Arguments& command, Options& options) {
   BenchOptions& bench = options.bench;
-  command.text("what", bench.what, "WHAT",
+  command.text("what", bench.what, "run|compare|report",
                "run, compare A.json B.json, or report A.json");
   command.texts("results", bench.results, "RESULT",
                 "what compare and report are about");
@@ -108,8 +108,8 @@ void define_bench(Arguments& command, Options& options) {
   command.texts("--path", bench.paths, "NAME", "only this path, as 'program'");
   command.number("--rounds", bench.rounds, 0, 1000,
                  "how often each figure is taken (0: as the set says)");
-  command.text("--face", bench.face, "FACE",
-               "of the virtual machine's kernel: module or type");
+  command.text("--face", bench.face, "module|type",
+               "of the virtual machine's kernel");
   command.text("-o,--output", bench.output, "DIR",
                "where result.json, report.txt, report.html and plots go");
   command.footer(
