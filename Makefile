@@ -30,7 +30,7 @@
 #   make fuzz            what parses input, fuzzed from tests/fuzz/corpus for FUZZ_SECONDS (60) each; make test does it for 10
 #   make bench           counted instructions per I/O on both faces; fails where a promised ratio is broken
 #        FACE=module       ... on this one,  ARGS="--json FILE"  ... with these options for bench/run
-#   make bench-report    ublk-bpf bench: what an I/O costs on each data path and who pays, with plots, into ublk-bpf-bench/
+#   make bench-report    ublk-bpf bench: what an I/O costs on each data path and where the time goes, with plots, into ublk-bpf-bench/
 #        ARGS="--full"     ... with these options for it
 #   make packages        Debian packages into build/packages, built in a clean root from the source package alone (scripts/packages)
 #        ARGS="--twice"    ... and a second time, elsewhere: both must be the same to the byte

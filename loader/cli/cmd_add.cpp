@@ -66,7 +66,7 @@ Result<std::string> data_path(const AddOptions& options) {
   const Flag flags[] = {
       {options.user_copy, "-u", kUserCopyPath},
       {options.need_get_data, "-g", kNeedGetDataPath},
-      // Other tools want both for automatic registration.
+      // Other tools need both for automatic registration.
       {options.zero_copy && !options.auto_zero_copy, "-z", kZeroCopyPath},
       {options.auto_zero_copy, "--auto-zc", kAutoZeroCopyPath},
   };
@@ -88,7 +88,7 @@ Result<std::string> data_path(const AddOptions& options) {
 Result<void> check_block_size(uint32_t bytes) {
   if (bytes == 0 || (is_power_of_2(bytes) && bytes >= 512 && bytes <= 4096))
     return {};
-  return fail(EINVAL, "--block-size {}: is none of 512, 1024, 2048, 4096",
+  return fail(EINVAL, "--block-size {}: is not one of 512, 1024, 2048, 4096",
               bytes);
 }
 
@@ -165,11 +165,11 @@ Result<AddRequest> add_request(const AddOptions& options) {
     return fail(EINVAL, "--size {}: is less than a block of {} bytes",
                 options.size, block);
   if (spec.size_bytes % block)
-    return fail(EINVAL, "--size {}: is no multiple of the block size {}",
+    return fail(EINVAL, "--size {}: is not a multiple of the block size {}",
                 options.size, block);
   const uint64_t max_io = TRY(size_option("--max-io", options.max_io));
   if (max_io < kLeastIoBytes || max_io > kMostIoBytes || max_io % kLeastIoBytes)
-    return fail(EINVAL, "--max-io {}: is no multiple of 4096 up to 32M",
+    return fail(EINVAL, "--max-io {}: is not a multiple of 4096 up to 32M",
                 options.max_io);
   spec.max_io_bytes = static_cast<uint32_t>(max_io);
   spec.chunk_bytes = TRY(size_option("--chunk", options.chunk));

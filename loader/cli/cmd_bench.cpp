@@ -113,7 +113,8 @@ void define_bench(Arguments& command, Options& options) {
   command.text("-o,--output", bench.output, "DIR",
                "where result.json, report.txt, report.html and plots go");
   command.footer(
-      "What an I/O costs on each data path, and who pays: raw backing, kernel "
+      "What an I/O costs on each data path, and where the time goes: raw "
+      "backing, kernel "
       "loop, dm-linear, nbd, kublk, our server on every data path, the "
       "program. Paths that this machine lacks are listed as absent.\n"
       "With --dev N an existing device is read, as it is and beside other "

@@ -198,7 +198,7 @@ const std::vector<Command>& commands() {
        false},
       {"check", nullptr, "verify a program without a device", define_check,
        run_check, false},
-      {"bench", nullptr, "measure what an I/O costs, and who pays",
+      {"bench", nullptr, "measure what an I/O costs, and where the time goes",
        define_bench, run_bench, false},
       {"help", nullptr, "explain a command or a target", define_help, run_help,
        false},
