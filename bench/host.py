@@ -65,7 +65,7 @@ def percentiles(node, job):
 
 
 def perf_events(text, ios):
-    """perf stat -x, says: value,unit,event,... ; what the processor has not is no number. Of processors of two kinds, cpu_core/cycles/ and cpu_atom/cycles/."""
+    """perf stat -x, says: value,unit,event,... ; what the processor does not have is not a number. Of processors of two kinds, cpu_core/cycles/ and cpu_atom/cycles/."""
     found = {}
     for line in text.splitlines():
         columns = line.split(",")

@@ -293,7 +293,7 @@ def report_text(result):
 
 
 def page(out):
-    """Plots want a library that the build root has, and a host may have not."""
+    """Plots need a library that the build root has, and a host may not have."""
     root = TREE / "scripts/in-root"
     rooted = root.exists() and (TREE / ".git").exists()
     at = Path("/mnt") if rooted else out
@@ -315,11 +315,11 @@ def main():
     try:
         if args.what == "compare":
             if len(args.results) != 2:
-                raise Failed("compare wants two results: ublk-bpf bench compare A.json B.json")
+                raise Failed("compare needs two results: ublk-bpf bench compare A.json B.json")
             return compare.main([*args.results, *(["--json"] if args.json else [])])
         if args.what == "report":
             if len(args.results) != 1:
-                raise Failed("report wants a result: ublk-bpf bench report A.json")
+                raise Failed("report needs a result: ublk-bpf bench report A.json")
             result = read_result(args.results[0])
             out.mkdir(parents=True, exist_ok=True)
         else:

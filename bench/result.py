@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """
 A result (bench/README.md) read back: whatever works on one gets it here, with one view on old and new ones, and one
-clear line (Unusable) for what is none.
+clear line (Unusable) for what is not a result.
 """
 
 import json
@@ -139,7 +139,7 @@ def _clean(value):
 
 
 def _no_constant(name):
-    raise ValueError(f"{name} is no figure")
+    raise ValueError(f"{name} is not a figure")
 
 
 def _read(path):
@@ -148,21 +148,21 @@ def _read(path):
     except OSError as e:
         raise Unusable(f"{path}: reading a result: {e.strerror}", "give a file that `ublk-bpf bench --json` or bench/run --json wrote") from e
     except UnicodeDecodeError as e:
-        raise Unusable(f"{path}: reading a result: it is no text", "give the JSON of a result") from e
+        raise Unusable(f"{path}: reading a result: it is not text", "give the JSON of a result") from e
     if not text.strip():
         raise Unusable(f"{path}: reading a result: the file is empty", "the run that should have written it had no result; measure again")
     try:
         return json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError) as e:
         cut = isinstance(e, json.JSONDecodeError) and (e.pos >= len(text.rstrip()) or e.msg.startswith("Unterminated"))
-        hint = "the file is cut short; measure or copy it again" if cut else "it is no JSON; give the JSON of a result"
+        hint = "the file is cut short; measure or copy it again" if cut else "it is not JSON; give the JSON of a result"
         where = f"line {e.lineno}: {e.msg}" if isinstance(e, json.JSONDecodeError) else str(e)
         raise Unusable(f"{path}: reading a result: {where}", hint) from e
 
 
 def _validated(data, path):
     if not isinstance(data, dict) or "version" not in data:
-        raise Unusable(f"{path}: reading a result: it has no `version`", "it is no result of bench; give one")
+        raise Unusable(f"{path}: reading a result: it has no `version`", "it is not a result of bench; give one")
     if data["version"] != VERSION:
         raise Unusable(f"{path}: reading a result: its version is {str(data['version'])[:40]}, and {VERSION} is known here",
                        "use the ublk-bpf that wrote it, or measure again")
@@ -175,7 +175,7 @@ def _validated(data, path):
     if not wrong and (data.get("unit") or COUNTED_ONLY) not in UNITS:
         wrong = f"the unit {data['unit'][:40]!r} is unknown"
     if wrong:
-        raise Unusable(f"{path}: reading a result: {wrong}", "it is no result of version 1 (bench/README.md); measure again")
+        raise Unusable(f"{path}: reading a result: {wrong}", "it is not a result of version 1 (bench/README.md); measure again")
 
 
 class Result:

@@ -22,6 +22,10 @@ std::unique_ptr<CLI::App> make_app(Options& options,
 std::vector<const CLI::App*> command_apps(const CLI::App& root);
 // What is written for one: "add", "layer create"; "" for the root.
 std::string command_of(const CLI::App& app);
+// Of an option, "-u" and "--user-copy": what help shows. Any other long names
+// are those of other ublk tools, accepted for the sake of their scripts.
+std::vector<std::string> shown_names(const CLI::Option& option);
+std::vector<std::string> other_names(const CLI::Option& option);
 // As a page is called: "layer-create".
 std::string dashed(std::string command);
 

@@ -23,7 +23,7 @@ constexpr uint64_t kMostIoBytes = 32 << 20;
 std::string target_help() {
   std::string text = "what serves it:";
   for (const TargetOps* ops : all_targets())
-    text += fmt(" {}: {};", ops->name, ops->summary);
+    text += fmt("\n{}: {};", ops->name, ops->summary);
   text.pop_back();
   return text;
 }
@@ -48,10 +48,10 @@ Result<uint64_t> recovery_flags(const AddOptions& options) {
 
 std::string data_path_help() {
   std::string text =
-      "how data gets to the server: auto: the best that the "
-      "kernel has;";
+      "how data gets to the server:\n"
+      "auto: the best that the kernel has;";
   for (const DataPath* path : all_data_paths())
-    text += fmt(" {}: {};", path->name, path->summary);
+    text += fmt("\n{}: {};", path->name, path->summary);
   text.pop_back();
   return text;
 }
@@ -66,7 +66,7 @@ Result<std::string> data_path(const AddOptions& options) {
   const Flag flags[] = {
       {options.user_copy, "-u", kUserCopyPath},
       {options.need_get_data, "-g", kNeedGetDataPath},
-      // Other tools want both for automatic registration.
+      // Other tools need both for automatic registration.
       {options.zero_copy && !options.auto_zero_copy, "-z", kZeroCopyPath},
       {options.auto_zero_copy, "--auto-zc", kAutoZeroCopyPath},
   };
@@ -88,7 +88,7 @@ Result<std::string> data_path(const AddOptions& options) {
 Result<void> check_block_size(uint32_t bytes) {
   if (bytes == 0 || (is_power_of_2(bytes) && bytes >= 512 && bytes <= 4096))
     return {};
-  return fail(EINVAL, "--block-size {}: is none of 512, 1024, 2048, 4096",
+  return fail(EINVAL, "--block-size {}: is not one of 512, 1024, 2048, 4096",
               bytes);
 }
 
@@ -165,11 +165,11 @@ Result<AddRequest> add_request(const AddOptions& options) {
     return fail(EINVAL, "--size {}: is less than a block of {} bytes",
                 options.size, block);
   if (spec.size_bytes % block)
-    return fail(EINVAL, "--size {}: is no multiple of the block size {}",
+    return fail(EINVAL, "--size {}: is not a multiple of the block size {}",
                 options.size, block);
   const uint64_t max_io = TRY(size_option("--max-io", options.max_io));
   if (max_io < kLeastIoBytes || max_io > kMostIoBytes || max_io % kLeastIoBytes)
-    return fail(EINVAL, "--max-io {}: is no multiple of 4096 up to 32M",
+    return fail(EINVAL, "--max-io {}: is not a multiple of 4096 up to 32M",
                 options.max_io);
   spec.max_io_bytes = static_cast<uint32_t>(max_io);
   spec.chunk_bytes = TRY(size_option("--chunk", options.chunk));
@@ -296,7 +296,7 @@ void define_add(Arguments& command, Options& options) {
   command.flag("--auto-zc,--auto_zc", add.auto_zero_copy,
                "--data-path auto-zero-copy");
   command.flag("-b,--batch", add.batch,
-               "many requests by one command, on any of these paths but "
+               "many requests by one command, on any of these paths except "
                "need-get-data");
   command.flag("--no-part-scan,--no_auto_part_scan", add.no_part_scan,
                "partitions are not looked for");

@@ -84,7 +84,7 @@ Result<void> check(const Options& options) {
 
 void define_bench(Arguments& command, Options& options) {
   BenchOptions& bench = options.bench;
-  command.text("what", bench.what, "WHAT",
+  command.text("what", bench.what, "run|compare|report",
                "run, compare A.json B.json, or report A.json");
   command.texts("results", bench.results, "RESULT",
                 "what compare and report are about");
@@ -108,19 +108,19 @@ void define_bench(Arguments& command, Options& options) {
   command.texts("--path", bench.paths, "NAME", "only this path, as 'program'");
   command.number("--rounds", bench.rounds, 0, 1000,
                  "how often each figure is taken (0: as the set says)");
-  command.text("--face", bench.face, "FACE",
-               "of the virtual machine's kernel: module or type");
+  command.text("--face", bench.face, "module|type",
+               "of the virtual machine's kernel");
   command.text("-o,--output", bench.output, "DIR",
                "where result.json, report.txt, report.html and plots go");
   command.footer(
-      "What an I/O costs on each data path, and who pays: raw backing, kernel "
-      "loop, dm-linear, nbd, kublk,\n"
-      "our server on every data path, the program. Paths that this machine "
-      "lacks are listed as absent.\n"
+      "What an I/O costs on each data path, and where the time goes: raw "
+      "backing, kernel "
+      "loop, dm-linear, nbd, kublk, our server on every data path, the "
+      "program. Paths that this machine lacks are listed as absent.\n"
       "With --dev N an existing device is read, as it is and beside other "
       "ways to read its file; nothing is written.\n"
       "Exit status: 0 done, 1 a promised ratio is broken or compare found "
-      "something worse, 2 no result,\n130 interrupted: what was measured is "
+      "something worse, 2 no result, 130 interrupted: what was measured is "
       "kept.\n"
       "Examples:\n"
       "  ublk-bpf bench\n"

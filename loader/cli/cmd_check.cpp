@@ -4,6 +4,8 @@
 // it. No device is needed, and nothing is attached.
 
 #include <cerrno>
+#include <optional>
+#include <set>
 
 #include "cli/author_commands.h"
 #include "cli/command_line.h"
@@ -11,6 +13,7 @@
 #include "cli/output.h"
 #include "device/own_program.h"
 #include "prog/object.h"
+#include "prog/scan.h"
 #include "sys/names.h"
 
 namespace ublk::cli {
@@ -21,6 +24,7 @@ struct Verdict {
   std::string program;
   bool completes = false;
   std::optional<Error> error;  // why it is refused
+  std::set<QueuedSqe> queued{};
   std::vector<MapInfo> maps{};
   uint32_t verified_insns = 0;
 };
@@ -47,6 +51,9 @@ Result<Verdict> verify(const AttachRequest& request, const FaceInfo& face,
   Verdict verdict{.program = program,
                   .completes = object.completes(program),
                   .error = std::nullopt};
+  // Of code that cannot be followed, anything is possible.
+  verdict.queued = scan_queued(request.object, program)
+                       .value_or(std::set<QueuedSqe>{QueuedSqe{}});
   if (face.face == Face::none) return verdict;
   if (auto loaded = object.load(program); !loaded) {
     verdict.error = std::move(loaded).error();
@@ -75,6 +82,14 @@ Result<Checked> check_object(AttachRequest request) {
   return checked;
 }
 
+json queued_json(const std::set<QueuedSqe>& queued) {
+  json all = json::array();
+  for (const auto& [opcode, file] : queued)
+    all.push_back({{"opcode", opcode ? json(opcode_name(*opcode)) : json()},
+                   {"file", file ? json(*file) : json()}});
+  return all;
+}
+
 json to_json(const Checked& checked) {
   json knobs = json::array();
   for (const auto& [name, type] : checked.knobs)
@@ -95,6 +110,7 @@ json to_json(const Checked& checked) {
                        ? json::parse(error_json(*verdict.error))["error"]
                        : json(nullptr)},
          {"verified_insns", verdict.verified_insns},
+         {"queues", queued_json(verdict.queued)},
          {"maps", maps}});
   }
   return {{"object", checked.object},
@@ -112,6 +128,8 @@ void print(const Checked& checked) {
             verdict.completes ? " with a completion program" : "");
     for (const MapInfo& map : verdict.maps)
       say(fmt("map {} of {}: {}", map.name, verdict.program, map_shape(map)));
+    say(fmt("program {} queues {}", verdict.program,
+            queued_text(verdict.queued)));
     if (checked.face == Face::none)
       say(fmt("{}: this kernel has no BPF part of ublk to verify it", what));
     else if (!verdict.error)
@@ -130,9 +148,11 @@ void define_check(Arguments& command, Options& options) {
                 "value of a const volatile variable: the verifier leaves out "
                 "what it makes impossible");
   command.footer(
-      "Says what programs, knobs and maps an object has, and has this kernel "
-      "verify each program, without a device: nothing is attached. Exit status "
-      "1 if one is refused; the verifier's log follows.\n"
+      "Says what programs, knobs and maps an object has and which SQEs each "
+      "program may queue on which of its files, and has this kernel verify "
+      "each program, without a device: nothing is attached. Opcodes and files "
+      "that are not constants in the code are called computed. Exit status 1 "
+      "if a program is refused; the verifier's log follows.\n"
       "Examples:\n"
       "  ublk-bpf check mypolicy.bpf.o\n"
       "  ublk-bpf check loop --set offset=1M");

@@ -41,7 +41,8 @@ Result<std::string> help_on(const std::string& topic) {
     targets += (targets.empty() ? "" : ", ") + std::string(ops->name);
   }
   return std::unexpected(
-      Error::plain(EINVAL, fmt("help: '{}' is no command and no target", topic))
+      Error::plain(EINVAL,
+                   fmt("help: '{}' is not a command or a target", topic))
           .hint("ublk-bpf help lists the commands; targets: " + targets));
 }
 

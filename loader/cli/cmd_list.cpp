@@ -20,9 +20,9 @@ void define_list(Arguments& command, Options& options) {
   command.flag("-v,--verbose", options.verbose,
                "several lines for each: its server, and what its program has "
                "counted");
-  command.text("--format", options.format, "FORMAT",
-               "lay the text out as this tool does: ublk-bpf, or for scripts "
-               "that count the fields of theirs kublk, ublksrv");
+  command.text("--format", options.format, "ublk-bpf|kublk|ublksrv",
+               "lay the text out as this tool does; kublk and ublksrv are for "
+               "scripts that count the fields of theirs");
   command.footer(
       "Waits for no device: of one that another command holds, it shows what "
       "can be known, and says so.\n"

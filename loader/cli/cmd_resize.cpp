@@ -63,7 +63,7 @@ int run_resize(const Options& options) {
                     kUsedWrongly);
     size.bytes = *bytes;
     if (size.bytes == 0)
-      return report(Error::plain(EINVAL, "--size 0: is no size of a device"),
+      return report(Error::plain(EINVAL, "--size 0: is not a size of a device"),
                     options.json, kUsedWrongly);
   }
   if (is_clone_device(static_cast<uint32_t>(options.dev_id)))

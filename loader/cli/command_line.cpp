@@ -8,6 +8,7 @@
 
 #include "cli/app.h"
 #include "cli/author_commands.h"
+#include "cli/help_formatter.h"
 
 namespace ublk::cli {
 
@@ -197,7 +198,7 @@ const std::vector<Command>& commands() {
        false},
       {"check", nullptr, "verify a program without a device", define_check,
        run_check, false},
-      {"bench", nullptr, "measure what an I/O costs, and who pays",
+      {"bench", nullptr, "measure what an I/O costs, and where the time goes",
        define_bench, run_bench, false},
       {"help", nullptr, "explain a command or a target", define_help, run_help,
        false},
@@ -272,6 +273,21 @@ std::string command_of(const CLI::App& app) {
   return before.empty() ? app.get_name() : before + " " + app.get_name();
 }
 
+std::vector<std::string> shown_names(const CLI::Option& option) {
+  std::vector<std::string> names;
+  for (const auto& name : option.get_snames()) names.push_back("-" + name);
+  if (!option.get_lnames().empty())
+    names.push_back("--" + option.get_lnames().front());
+  return names;
+}
+
+std::vector<std::string> other_names(const CLI::Option& option) {
+  std::vector<std::string> names;
+  for (const auto& name : option.get_lnames())
+    if (name != option.get_lnames().front()) names.push_back("--" + name);
+  return names;
+}
+
 std::string dashed(std::string command) {
   std::ranges::replace(command, ' ', '-');
   return command;
@@ -292,6 +308,8 @@ std::unique_ptr<CLI::App> make_app(Options& options, std::string_view only) {
       "Block devices in user space (ublk), served by BPF programs in "
       "the kernel.");
   app->name("ublk-bpf");
+  // Those of the commands take it over.
+  app->formatter(std::make_shared<HelpFormatter>());
   app->set_version_flag("--version",
                         std::string("ublk-bpf ") + UBLK_BPF_TOOL_VERSION);
   app->require_subcommand(1);

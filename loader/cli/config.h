@@ -23,8 +23,8 @@ struct Config {
 };
 
 // Its keys are the long options of `add`, and in "program" those of `attach`,
-// and go through the same checks. EINVAL: is no such text; says which key, and
-// if it is not one, which is the nearest.
+// and go through the same checks. EINVAL: is not such a text; says which key,
+// and if it is not one, which is the nearest.
 Result<Config> config_from_json(const std::string& name, std::string_view text);
 
 std::string config_path(const std::string& dir, const std::string& name);

@@ -25,8 +25,8 @@ int run_server(const Options& options, bool foreground,
                const std::function<Result<void>(const ServeHooks&)>& serve,
                Printing printing = Printing::device);
 
-// The same in the background, without a word but for warnings: the numbers of
-// the devices once they are live.
+// The same in the background, without a word except for warnings: the numbers
+// of the devices once they are live.
 Result<std::vector<uint32_t>> start_server(
     const Options& options,
     const std::function<Result<void>(const ServeHooks&)>& serve);

@@ -319,7 +319,7 @@ Result<DeviceText> find_device_text(std::string_view format) {
   if (format == kOwnFormat) return device_text;
   if (format == "kublk") return kublk_text;
   if (format == "ublksrv") return ublksrv_text;
-  return fail(EINVAL, "--format {}: is none of ublk-bpf, kublk, ublksrv",
+  return fail(EINVAL, "--format {}: is not one of ublk-bpf, kublk, ublksrv",
               format);
 }
 

@@ -3,6 +3,7 @@
 
 #include "cli/app.h"
 #include "cli/reference.h"
+#include "server/data_path.h"
 #include "server/target.h"
 
 namespace ublk::cli {
@@ -22,9 +23,8 @@ std::vector<std::string> target_names() {
 }
 
 std::vector<std::string> names_of(const CLI::Option& option) {
-  std::vector<std::string> names;
-  for (const auto& name : option.get_snames()) names.push_back("-" + name);
-  for (const auto& name : option.get_lnames()) names.push_back("--" + name);
+  auto names = shown_names(option);
+  for (auto& name : other_names(option)) names.push_back(std::move(name));
   return names;
 }
 
@@ -32,7 +32,7 @@ std::vector<std::string> options_of(const CLI::App& app) {
   std::vector<std::string> names;
   for (const CLI::Option* option : app.get_options())
     if (!option->get_group().empty())
-      for (auto& name : names_of(*option)) names.push_back(std::move(name));
+      for (auto& name : shown_names(*option)) names.push_back(std::move(name));
   return names;
 }
 
@@ -59,9 +59,31 @@ std::vector<std::string> topics(const CLI::App& root) {
   return names;
 }
 
-// What can stand for a value of this type: "[0|1]" and "a|b" say it
-// themselves. "": nobody can know.
-std::string values_of(const CLI::App& root, const std::string& type) {
+std::vector<std::string> data_path_names() {
+  std::vector<std::string> names = {std::string(kAutoDataPath)};
+  for (const DataPath* path : all_data_paths()) names.emplace_back(path->name);
+  return names;
+}
+
+// A device that has a configuration; or a program of an object.
+std::string names_for(const CLI::App& app, const CLI::Option& option) {
+  if (option.check_name("--prog")) return "_ublk_bpf_said_of_object program";
+  const std::string command = command_of(app);
+  const bool is_configured =
+      command == "up" || command == "down" || command == "config check";
+  return is_configured && !option.nonpositional() ? "_ublk_bpf_configs" : "";
+}
+
+// What can stand for a value, by its type: "[0|1]" and "a|b" say it themselves.
+// "": nobody can know.
+std::string values_of(const CLI::App& root, const CLI::App& app,
+                      const CLI::Option& option) {
+  const std::string type = option.get_type_name();
+  if (type == "NAME") return names_for(app, option);
+  if (type == "KNOB=VALUE") return "_ublk_bpf_said_of_object knob =";
+  if (type == "PATH")
+    return "_ublk_bpf_words '" + joined(data_path_names(), " ") + "'";
+  if (type == "DIR") return "_ublk_bpf_dirs";
   if (type == "DEVICE") return "_ublk_bpf_devices";
   if (type == "FILE") return "_ublk_bpf_files";
   if (type == "OBJ") return "_ublk_bpf_objects";
@@ -88,16 +110,58 @@ _ublk_bpf_files() {
 	mapfile -t COMPREPLY < <(compgen -f -- "$cur")
 }
 
-# Programs that come with the command are known by their names.
-_ublk_bpf_objects() {
-	local dir file names=''
-	_ublk_bpf_files
-	[[ $cur != */* ]] || return 0
+_ublk_bpf_dirs() {
+	compopt -o filenames 2>/dev/null || :
+	mapfile -t COMPREPLY < <(compgen -d -- "$cur")
+}
+
+# Those of the programs that come with the command.
+_ublk_bpf_installed() {
+	local dir file
 	dir=$(type -P -- "${COMP_WORDS[0]}") && dir=${dir%/*}
 	for file in "$dir"/../bpf/*.bpf.o "$dir"/../lib/ublk-bpf/bpf/*.bpf.o; do
-		[[ ! -e $file ]] || file=${file##*/} names+=" ${file%.bpf.o}"
+		[[ ! -e $file ]] || file=${file##*/} installed+=" ${file%.bpf.o}"
 	done
-	mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -W "$names" -- "$cur")
+}
+
+_ublk_bpf_objects() {
+	local installed=''
+	_ublk_bpf_files
+	[[ $cur != */* ]] || return 0
+	_ublk_bpf_installed
+	mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -W "$installed" -- "$cur")
+}
+
+# The knobs, or the programs, of the object that the line names: what check says.
+_ublk_bpf_said_of_object() {
+	local installed='' names='' word before='' object='' what name
+	_ublk_bpf_installed
+	for word in "${COMP_WORDS[@]:1}"; do
+		if [[ $before != --file && ($word == *.o && -f $word || $word && " $installed " == *" $word "*) ]]; then
+			object=$word
+		fi
+		before=$word
+	done
+	[[ $object ]] || return 0
+	while read -r what name _; do
+		[[ $what != "$1" || " $names" == *" ${name%:}${2-}" ]] || names+=" ${name%:}${2-}"
+	done < <("${COMP_WORDS[0]}" check "$object" 2>/dev/null)
+	[[ ! ${2-} ]] || compopt -o nospace 2>/dev/null || :
+	_ublk_bpf_words "$names"
+}
+
+_ublk_bpf_configs() {
+	local dir=/etc/ublk-bpf file names='' i
+	for ((i = 1; i < COMP_CWORD; i++)); do
+		if [[ ${COMP_WORDS[i]} == --config-dir ]]; then
+			dir=${COMP_WORDS[i + 1]}
+			[[ $dir != = ]] || dir=${COMP_WORDS[i + 2]-}
+		fi
+	done
+	for file in "$dir"/*.json; do
+		[[ ! -e $file ]] || file=${file##*/} names+=" ${file%.json}"
+	done
+	_ublk_bpf_words "$names"
 }
 
 _ublk_bpf_devices() {
@@ -113,7 +177,11 @@ _ublk_bpf_devices() {
 
 _ublk_bpf() {
 	local groups='@GROUPS@' cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} command='' i
-	# --option=value comes in three words.
+	COMPREPLY=()
+	# --option=value comes in three words, and so does KNOB=VALUE, of which the value is anybody's guess.
+	if [[ ($cur == = && $prev != -*) || ($prev == = && ${COMP_WORDS[COMP_CWORD - 2]} != -*) ]]; then
+		return
+	fi
 	if [[ $cur == = ]]; then
 		cur=''
 	elif [[ $prev == = ]]; then
@@ -125,7 +193,6 @@ _ublk_bpf() {
 			[[ $groups == *" $command "* ]] || break
 		fi
 	done
-	COMPREPLY=()
 )";
 
 void put_values(std::ostringstream& out, const CLI::App& root,
@@ -139,7 +206,7 @@ void put_values(std::ostringstream& out, const CLI::App& root,
     std::vector<std::string> patterns;
     for (const auto& name : names_of(*option))
       patterns.push_back(dashed(command_of(app)) + ":" + name);
-    const std::string values = values_of(root, option->get_type_name());
+    const std::string values = values_of(root, app, *option);
     out << "\t" << joined(patterns, " | ") << ")\n\t\t"
         << (values.empty() ? "" : values + "\n\t\t") << "return\n\t\t;;\n";
   }
@@ -151,8 +218,7 @@ void put_rest(std::ostringstream& out, const CLI::App& root,
   for (const CLI::Option* option : app.get_options())
     if (!option->nonpositional() && !option->get_group().empty())
       out << "\t\tif [[ $cur != -* ]]; then\n\t\t\t"
-          << values_of(root, option->get_type_name())
-          << "\n\t\t\treturn\n\t\tfi\n";
+          << values_of(root, app, *option) << "\n\t\t\treturn\n\t\tfi\n";
   out << "\t\t_ublk_bpf_words '" << joined(options_of(app), " ")
       << "'\n\t\t;;\n";
 }

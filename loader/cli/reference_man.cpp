@@ -31,8 +31,7 @@ std::string tag_of(const CLI::Option& option) {
   const auto add = [&](const std::string& name) {
     tag += (tag.empty() ? "" : ", ") + ("\\fB" + roff(name) + "\\fR");
   };
-  for (const auto& name : option.get_snames()) add("-" + name);
-  for (const auto& name : option.get_lnames()) add("--" + name);
+  for (const auto& name : shown_names(option)) add(name);
   // "N:UINT in [1 - 4096]": what it is, and its bounds.
   const std::string type = option.get_type_name();
   if (option.get_items_expected_max() > 0 && !type.empty())
@@ -75,6 +74,11 @@ void put_options(std::ostringstream& out, const CLI::App& app) {
     if (const auto value = option->get_default_str(); !value.empty())
       text += " (default: " + value + ")";
     out << ".TP\n" << tag_of(*option) << "\n" << prose(text);
+    std::string others;
+    for (const auto& name : other_names(*option))
+      others += (others.empty() ? "" : ", ") + ("\\fB" + roff(name) + "\\fR");
+    if (!others.empty())
+      out << "Other ublk tools' names are taken too:\n" << others << ".\n";
   }
 }
 

@@ -16,7 +16,7 @@
 #include <optional>
 #include <string_view>
 
-#include "sys/device_name.h"
+#include "ctrl/control.h"
 #include "sys/names.h"
 
 namespace ublk::cli {
@@ -59,7 +59,7 @@ SystemLog SystemLog::connect(const std::string& journal,
 }
 
 std::string SystemLog::entry(const std::string& line, int code) const {
-  // As syslog(3) has it, but for the time, which whoever gets it knows.
+  // As syslog(3) has it, except for the time, which whoever gets it knows.
   if (!is_journal_)
     return fmt("<{}>{}[{}]: {}", LOG_DAEMON | LOG_ERR, kIdentifier, ::getpid(),
                line);

@@ -150,7 +150,7 @@ Result<void> CloneProgram::check(const LayerChain& chain, uint64_t size_bytes) {
   if (chain.base) {
     const uint64_t unit = std::max<uint64_t>(chain.base->offset_align, 512);
     if (chain.base->size_bytes % unit)
-      return no(fmt("{}: has {} bytes, which is no multiple of {}",
+      return no(fmt("{}: has {} bytes, which is not a multiple of {}",
                     chain.base->path, chain.base->size_bytes, unit));
   }
   LayerHeader sized = top;

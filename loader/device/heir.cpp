@@ -109,7 +109,8 @@ Result<void> prepare_size(Workplace& place, Heir& heir, uint64_t bytes) {
                 "its layer has {} bytes, and a layer cannot become smaller",
                 has);
   if (bytes % block)
-    return fail(EINVAL, "a size of {} bytes is no multiple of its block of {}",
+    return fail(EINVAL,
+                "a size of {} bytes is not a multiple of its block of {}",
                 bytes, block);
   heir.size_bytes = bytes;
   if (bytes == has) return {};

@@ -41,7 +41,7 @@ Result<void> check_size(const Device& device, const NewSize& size) {
   const std::string name = device_name(device.info.dev_id);
   if (size.bytes % device.block_bytes())
     return fail(EINVAL,
-                "{}: a size of {} bytes is no multiple of its block of {}",
+                "{}: a size of {} bytes is not a multiple of its block of {}",
                 name, size.bytes, device.block_bytes());
   if (size.bytes == 0)
     return std::unexpected(

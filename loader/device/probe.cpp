@@ -12,6 +12,7 @@
 #include "ctrl/control.h"
 #include "server/data_path.h"
 #include "sys/ring.h"
+#include "sys/text_file.h"
 
 namespace ublk {
 
@@ -101,6 +102,12 @@ void add_bpf_features(Probe& result, uint64_t features,
                             : "see bpf above"});
 }
 
+// The key is the one that DKMS makes and signs with (docs/kernels.md).
+constexpr const char* kEnrol =
+    "this kernel takes only modules that are signed with a key that it knows. "
+    "Enrol the key: mokutil --import /var/lib/dkms/mok.pub, then reboot and "
+    "confirm it";
+
 // `no_driver`: why it has not answered.
 std::vector<std::string> advice_for(const Probe& found,
                                     const std::optional<Error>& no_driver) {
@@ -119,6 +126,11 @@ std::vector<std::string> advice_for(const Probe& found,
   else if (found.face.face == Face::none && !denied)
     steps.push_back(
         fmt("to attach programs: {}", bpf_how(found.face, UBLK_F_BPF)));
+  const FaceInfo& face = found.face;
+  const bool lacks_module =
+      face.face == Face::none && !face.has_kfunc && !face.prog_type;
+  if (face.has_btf && lacks_module && demands_signed_modules(""))
+    steps.emplace_back(kEnrol);
   if (!no_driver)
     steps.emplace_back(
         "without a program ublk-bpf add serves devices from user space");
@@ -126,6 +138,22 @@ std::vector<std::string> advice_for(const Probe& found,
 }
 
 }  // namespace
+
+bool demands_signed_modules(const std::string& root) {
+  const auto text = [&](const char* path) {
+    return read_text(root + path).value_or("");
+  };
+  if (text("/sys/module/module/parameters/sig_enforce").starts_with('Y'))
+    return true;
+  // "none [integrity] confidentiality"
+  const std::string lockdown = text("/sys/kernel/security/lockdown");
+  if (lockdown.contains('[') && !lockdown.contains("[none]")) return true;
+  // Four bytes of attributes, and the value.
+  const std::string secure_boot = text(
+      "/sys/firmware/efi/efivars/"
+      "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c");
+  return secure_boot.size() == 5 && secure_boot[4] == 1;
+}
 
 Probe probe() {
   Probe result;

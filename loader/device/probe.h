@@ -27,6 +27,11 @@ struct Probe {
   std::vector<std::string> advice;
 };
 
+// Whether the kernel takes only modules that are signed with a key that it
+// knows: it says so, is locked down, or was booted with Secure Boot. `root` is
+// where /sys is, "" for the host's.
+bool demands_signed_modules(const std::string& root);
+
 // What this kernel offers; changes nothing. Works without root, but then
 // knows less and says so.
 Probe probe();

@@ -133,7 +133,7 @@ void get_number(const json& from, const char* key, T& number) {
   const json& value = from.at(key);
   if (!value.is_number_unsigned() || !std::in_range<T>(value.get<uint64_t>()))
     throw json::out_of_range::create(
-        406, fmt("{} is no number that it can be", key), &value);
+        406, fmt("{} is not a number that it can be", key), &value);
   number = static_cast<T>(value.get<uint64_t>());
 }
 
@@ -236,7 +236,7 @@ std::map<uint16_t, std::vector<uint16_t>> affinity_from_json(const json& from) {
     const auto [end, bad] =
         std::from_chars(key.data(), key.data() + key.size(), q_id);
     if (bad != std::errc() || end != key.data() + key.size())
-      throw json::out_of_range::create(406, key + " is no queue", &from);
+      throw json::out_of_range::create(406, key + " is not a queue", &from);
     for (const json& cpu : cpus.get_ref<const json::array_t&>())
       get_number(json{{"cpu", cpu}}, "cpu", affinity[q_id].emplace_back());
   }
@@ -326,7 +326,7 @@ Result<DeviceState> state_from_json(std::string_view text) {
     }
     return state;
   } catch (const json::exception& e) {
-    return fail(EPROTO, "is no state of a device: {}", e.what());
+    return fail(EPROTO, "is not the state of a device: {}", e.what());
   }
 }
 

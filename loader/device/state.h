@@ -120,7 +120,8 @@ class StateStore {
   // The same directory once more.
   Result<StateStore> duplicate() const;
 
-  // ENOENT: this device is not ours. EPROTO: it is no state of this device.
+  // ENOENT: this device is not ours. EPROTO: it is not the state of this
+  // device.
   Result<DeviceState> load(uint32_t dev_id) const;
   // Differs from that of before once a state has been changed: each change
   // makes a new file.
@@ -141,7 +142,7 @@ class StateStore {
                       const std::function<void(DeviceState&)>& with) const;
   // Numbers of the devices that there are states of, in order.
   std::vector<uint32_t> ids() const;
-  // Names of the other files, but for the locks.
+  // Names of the other files, except the locks.
   std::vector<std::string> other_files() const;
   Result<void> remove_file(const std::string& name) const;
   // Another file there, for its owner only. ENOENT also without a directory.

@@ -162,7 +162,7 @@ Result<uint32_t> depth_of_layer(const LayerChain& chain,
   });
   if (it != chain.layers.end())
     return static_cast<uint32_t>(it - chain.layers.begin());
-  return fail(ENOENT, "{}: is none of the layers that {} is on", path,
+  return fail(ENOENT, "{}: is not one of the layers that {} is on", path,
               chain.layers.front().file().path);
 }
 

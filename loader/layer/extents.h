@@ -44,7 +44,7 @@ Result<void> for_each_change(
     const std::function<Result<void>(const LayerChange&)>& with);
 
 // Of the layer in the chain that this file is, by its UUID; or of the file
-// below them. ENOENT: it is none of them.
+// below them. ENOENT: it is not one of them.
 Result<uint32_t> depth_of_layer(const LayerChain& chain,
                                 const std::string& path);
 

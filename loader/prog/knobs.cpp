@@ -81,7 +81,7 @@ Result<uint64_t> parse_magnitude(std::string_view text) {
   if (ec == std::errc::result_out_of_range)
     return fail(ERANGE, "{} is too large", text);
   if (ec != std::errc() || end != digits.data() + digits.size())
-    return fail(EINVAL, "'{}' is no number", text);
+    return fail(EINVAL, "'{}' is not a number", text);
   return value;
 }
 
@@ -89,7 +89,7 @@ Result<uint64_t> parse_integer(const Knob& knob, std::string_view text) {
   const bool minus = text.starts_with("-");
   auto parsed = parse_magnitude(minus ? text.substr(1) : text);
   if (!parsed && parsed.error().code() != ERANGE)
-    return fail(EINVAL, "'{}' is no number", text);
+    return fail(EINVAL, "'{}' is not a number", text);
   const unsigned bits = knob.size_bytes * 8 - (knob.is_signed ? 1 : 0);
   const uint64_t most = bits == 64 ? std::numeric_limits<uint64_t>::max()
                                    : (uint64_t{1} << bits) - 1;
@@ -120,7 +120,7 @@ Result<uint64_t> parse_value(const Knob& knob, std::string_view text) {
     std::string names;
     for (const auto& [name, number] : knob.enumerators)
       names += (names.empty() ? "" : ", ") + name;
-    return fail(EINVAL, "'{}' is none of: {}", text, names);
+    return fail(EINVAL, "'{}' is not one of: {}", text, names);
   }
   return value;
 }

@@ -30,7 +30,7 @@ struct Knob {
 // .rodata.
 class Knobs {
  public:
-  // Variables that are no `const volatile` scalars are left out: constants
+  // Variables that are not `const volatile` scalars are left out: constants
   // the compiler has already used, tables, strings.
   static Knobs find(const btf* types, std::span<std::byte> rodata);
 

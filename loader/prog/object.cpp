@@ -49,7 +49,7 @@ std::string missing_in_kernel(const std::vector<std::string>& lines) {
   return {};
 }
 
-bool wants_newer_kernel(std::string_view cause) {
+bool needs_newer_kernel(std::string_view cause) {
   for (std::string_view sign :
        {"unknown func", "invalid func", "calling invalid kernel function",
         "kernel function call is not supported"})
@@ -92,7 +92,7 @@ Error load_error(const std::string& object, const std::string& program,
         Error::plain(code == ENOSPC ? EINVAL : code,
                      fmt("{}: refused by the verifier: {}", where, cause))
             .detail(log);
-    return wants_newer_kernel(cause) ? std::move(error).hint(kNewerHint)
+    return needs_newer_kernel(cause) ? std::move(error).hint(kNewerHint)
                                      : error;
   }
   if (const auto missing = missing_in_kernel(libbpf.lines()); !missing.empty())
@@ -119,7 +119,7 @@ Result<void> check_object_file(const std::string& path) {
   if (got < 0) return fail_sys(errno, "{}: read", path);
   if (got < SELFMAG || std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0)
     return std::unexpected(
-        Error::plain(ENOEXEC, path + ": is no ELF file")
+        Error::plain(ENOEXEC, path + ": is not an ELF file")
             .hint("compile the program: clang -target bpf -g -O2, or "
                   "Makefile.bpf"));
   if (got < static_cast<ssize_t>(sizeof(header)) ||
@@ -178,7 +178,7 @@ Result<ProgramObject> ProgramObject::open(const std::string& path,
   bpf_object* object = bpf_object__open_file(path.c_str(), nullptr);
   if (!object) {
     auto error = Error::plain(ENOEXEC, path +
-                                           ": is no BPF object that libbpf "
+                                           ": is not a BPF object that libbpf "
                                            "can read");
     if (!log.lines().empty())
       error = std::move(error).hint(log.lines().front());

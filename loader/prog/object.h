@@ -23,7 +23,7 @@ namespace ublk {
 // closes its descriptors: a program that is attached lives on in the kernel.
 class ProgramObject {
  public:
-  // ENOEXEC: no ELF, or not for BPF.
+  // ENOEXEC: not an ELF file, or not for BPF.
   static Result<ProgramObject> open(const std::string& path,
                                     const FaceInfo& face);
 
@@ -87,7 +87,7 @@ class ProgramObject {
 };
 
 // Whether a file can be a BPF object at all, of which libbpf says only that its
-// format is wrong. ENOEXEC: no ELF, or not for BPF.
+// format is wrong. ENOEXEC: not an ELF file, or not for BPF.
 Result<void> check_object_file(const std::string& path);
 
 // What a verifier's log says went wrong: its last line before the statistics.

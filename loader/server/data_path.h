@@ -36,7 +36,7 @@ struct PathQueue {
 
 // How a request's data gets from the driver to the target and back: this
 // table, in a file of its own. A target does not know which one it is served
-// by, but for the memory that a tag has or has not.
+// by, except for the memory that a tag has or has not.
 struct DataPath {
   std::string_view name;
   std::string_view summary;
@@ -58,8 +58,8 @@ struct DataPath {
   void (*init_tag)(Io& io);
   // The rest may be absent.
   //
-  // A command has completed with `res`, which is no error. 0: the request has
-  // come. 1: `sqe` was prepared as another command, the request comes when
+  // A command has completed with `res`, which is not an error. 0: the request
+  // has come. 1: `sqe` was prepared as another command, the request comes when
   // that completes. Else the negative errno that the request ends with.
   int (*deliver)(const PathQueue& queue, Io& io, int res, io_uring_sqe* sqe);
   // The target has prepared `sqe`, all of it; it may be moved to another of

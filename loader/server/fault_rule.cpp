@@ -44,8 +44,8 @@ Result<void> set_ops(FaultRule& rule, std::string_view text) {
     for (const uint8_t op : kOps)
       if (op_name(op) == name) bit = 1U << op;
     if (!bit)
-      return fail(EINVAL, "'{}' is none of: {}; several are joined by +", name,
-                  names);
+      return fail(EINVAL, "'{}' is not one of: {}; several are joined by +",
+                  name, names);
     rule.ops |= bit;
   }
   return {};
@@ -61,12 +61,12 @@ bool whole_number(std::string_view text, T& value) {
 Result<void> set_rate(FaultRule& rule, std::string_view text) {
   if (whole_number(text, rule.rate) && rule.rate > 0 && rule.rate <= 1)
     return {};
-  return fail(EINVAL, "'{}' is no number above 0, up to 1", text);
+  return fail(EINVAL, "'{}' is not a number above 0, up to 1", text);
 }
 
 Result<void> set_seed(FaultRule& rule, std::string_view text) {
   if (whole_number(text, rule.seed)) return {};
-  return fail(EINVAL, "'{}' is no number", text);
+  return fail(EINVAL, "'{}' is not a number", text);
 }
 
 Result<void> set_range(FaultRule& rule, std::string_view text) {
@@ -103,7 +103,7 @@ Result<void> set_delay(FaultRule& rule, std::string_view text) {
   for (const auto& [name, factor] : units)
     if (unit == name) known = !__builtin_mul_overflow(number, factor, &ns);
   if (ec != std::errc() || !known || ns == 0 || ns > kMostDelayNs)
-    return fail(EINVAL, "'{}' is no time above 0, up to 3600s: 5ms, 200us",
+    return fail(EINVAL, "'{}' is not a time above 0, up to 3600s: 5ms, 200us",
                 text);
   rule.delay.tv_sec = static_cast<int64_t>(ns / kNsPerSecond);
   rule.delay.tv_nsec = static_cast<int64_t>(ns % kNsPerSecond);
@@ -116,13 +116,13 @@ Result<void> set_error(FaultRule& rule, std::string_view text) {
       rule.error = code;
       return {};
     }
-  return fail(EINVAL, "'{}' is no errno, such as EIO or ENOSPC", text);
+  return fail(EINVAL, "'{}' is not an errno, such as EIO or ENOSPC", text);
 }
 
 Result<void> set_short(FaultRule& rule, std::string_view text) {
   const uint64_t bytes = TRY(parse_size(text));
   if (bytes == 0 || bytes % 512 || bytes > (32U << 20))
-    return fail(EINVAL, "'{}' is no multiple of 512 up to 32M", text);
+    return fail(EINVAL, "'{}' is not a multiple of 512 up to 32M", text);
   rule.short_bytes = static_cast<uint32_t>(bytes);
   return {};
 }
@@ -148,7 +148,7 @@ Result<FaultRule> parse(std::string_view text) {
       if (each.name == name) part = &each;
       names += (names.empty() ? "" : ", ") + std::string(each.name);
     }
-    if (!part) return fail(EINVAL, "'{}' is none of: {}", name, names);
+    if (!part) return fail(EINVAL, "'{}' is not one of: {}", name, names);
     if (!seen.insert(name).second) return fail(EINVAL, "{}: given twice", name);
     TRY_IN(name, part->set(rule, value));
   }

@@ -31,7 +31,8 @@ Result<uint32_t> choose_block(const Target& target, const Backing& backing) {
                                  backing.path, least, block))
             .hint(fmt("--block-size {}, or --buffered", least)));
   if (target.spec.offset_bytes % block)
-    return fail(EINVAL, "{}: --offset {} is no multiple of the block size {}",
+    return fail(EINVAL,
+                "{}: --offset {} is not a multiple of the block size {}",
                 backing.path, target.spec.offset_bytes, block);
   return block;
 }
@@ -49,7 +50,7 @@ Result<uint64_t> choose_size(const Target& target, const Backing& backing,
     return fail(EINVAL, "{}: has {} bytes after --offset {}, --size is {}",
                 backing.path, rest, spec.offset_bytes, spec.size_bytes);
   if (spec.size_bytes % block)
-    return fail(EINVAL, "{}: --size {} is no multiple of the block size {}",
+    return fail(EINVAL, "{}: --size {} is not a multiple of the block size {}",
                 backing.path, spec.size_bytes, block);
   return spec.size_bytes ? spec.size_bytes : rest;
 }
@@ -103,9 +104,10 @@ Result<void> set_file_params(Target& target, const Backing& file) {
   const uint64_t size = TRY(choose_size(target, file, block));
   if (size % block)
     target.remark = Error::plain(
-        EINVAL, fmt("{}: its last {} bytes are no block of {}, the device ends "
-                    "before them",
-                    file.path, size % block, block));
+        EINVAL,
+        fmt("{}: its last {} bytes are not a block of {}, the device ends "
+            "before them",
+            file.path, size % block, block));
   set_basic_params(target, size, block);
   set_limits(target, file, block);
   return {};

@@ -44,7 +44,7 @@ Result<Queue> Queue::create(const QueueConfig& config) {
   const auto& more = config.target->more_files;
   files.insert(files.end(), more.begin(), more.end());
   const DataPath& path = *config.path;
-  // A tag has at most one SQE in flight, but for what its path adds.
+  // A tag has at most one SQE in flight, except what its path adds.
   const bool batch = config.dev_flags & UBLK_F_BATCH_IO;
   const unsigned entries = config.depth * path.sqes_per_tag;
   Ring ring =

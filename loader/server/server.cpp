@@ -31,7 +31,7 @@ Result<std::unique_ptr<Server>> Server::create(
   return server;
 }
 
-// Who wants to know how it ended has joined before.
+// Whoever needs to know how it ended has joined it before.
 Server::~Server() { (void)join(); }
 
 void Server::serve(size_t index) {

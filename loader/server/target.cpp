@@ -12,7 +12,7 @@ namespace {
 constexpr std::array<const TargetOps*, 5> kTargets = {
     &kNullTarget, &kLoopTarget, &kMirrorTarget, &kCloneTarget, &kFaultTarget};
 
-// The driver takes any number. What is no multiple of a block would make the
+// The driver takes any number. What is not a multiple of a block would make the
 // block layer split requests within one, which it then fails.
 Result<void> check_chunk(const TargetSpec& spec,
                          const ublk_param_basic& basic) {

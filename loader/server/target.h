@@ -22,7 +22,7 @@ namespace ublk {
 // One of the files that a clone is made of.
 struct LayerFile {
   std::string path;
-  std::string uuid;  // ""; it is no layer, but a base that is a plain file
+  std::string uuid;  // ""; it is not a layer, but a base that is a plain file
 };
 
 // What a user asks of a target. Kept in the state file, for recovery.

@@ -105,7 +105,7 @@ Result<void> check_ends(const Clone& clone, uint32_t block) {
     if (layer.header().size_bytes % block)
       return std::unexpected(
           Error::plain(EINVAL,
-                       fmt("{}: has {} bytes, which is no multiple of the "
+                       fmt("{}: has {} bytes, which is not a multiple of the "
                            "block size {}",
                            layer.file().path, layer.header().size_bytes, block))
               .hint("--buffered allows blocks of 512"));

@@ -40,7 +40,7 @@ Result<void> init(Target& target) {
                   target.spec.faults[i], target.inner->name);
     if (rules[i].short_bytes % block)
       return fail(EINVAL,
-                  "--fault '{}': short: is no multiple of the block size {}",
+                  "--fault '{}': short: is not a multiple of the block size {}",
                   target.spec.faults[i], block);
   }
   target.faults = std::make_shared<FaultPlan>(std::move(rules));

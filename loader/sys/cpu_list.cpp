@@ -32,12 +32,12 @@ Result<std::vector<uint16_t>> parse_cpu_list(std::string_view text) {
       good = take_number(rest, last);
     }
     if (!good || last < first || last >= CPU_SETSIZE)
-      return fail(EINVAL, "'{}' is no list of CPUs below {}, such as 0-3,8",
+      return fail(EINVAL, "'{}' is not a list of CPUs below {}, such as 0-3,8",
                   text, CPU_SETSIZE);
     for (unsigned cpu = first; cpu <= last; cpu++) CPU_SET(cpu, &set);
     if (rest.empty()) return cpus_of(set);
     if (!rest.starts_with(','))
-      return fail(EINVAL, "'{}' is no list of CPUs, such as 0-3,8", text);
+      return fail(EINVAL, "'{}' is not a list of CPUs, such as 0-3,8", text);
     rest.remove_prefix(1);
   }
 }

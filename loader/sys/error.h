@@ -68,7 +68,7 @@ class [[nodiscard, gnu::warn_unused]] Result : public std::expected<T, Error> {
 };
 
 // The kernel's and liburing's convention, a negative errno or a value, turned
-// into a positive errno: 0 if `result` is no error.
+// into a positive errno: 0 if `result` is not an error.
 constexpr int errno_of(long result) {
   return result < 0 && result >= -4095 ? static_cast<int>(-result) : 0;
 }

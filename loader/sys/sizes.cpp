@@ -35,7 +35,7 @@ Result<uint64_t> parse_size(std::string_view text) {
   const int shift = suffix_shift(text.substr(end - text.data()));
   if (ec != std::errc() || shift < 0)
     return fail(EINVAL,
-                "'{}' is no size, which is a number of bytes or one "
+                "'{}' is not a size, which is a number of bytes or one "
                 "with K, M, G, T or P",
                 text);
   if (number > std::numeric_limits<uint64_t>::max() >> shift)

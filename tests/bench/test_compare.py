@@ -152,7 +152,7 @@ class Compare(unittest.TestCase):
         cells = self.result["cells"]
         bad = {
             "cut short": (whole[: len(whole) // 2], "cut short"),
-            "no JSON": ("hello\n", "no JSON"),
+            "not JSON": ("hello\n", "not JSON"),
             "empty": ("", "empty"),
             "not an object": ("[1, 2]", "no `version`"),
             "another version": (json.dumps({**self.result, "version": 2}), "version is 2"),
@@ -172,7 +172,7 @@ class Compare(unittest.TestCase):
         self.assertIn("No such file", self.refused(self.before, self.dir / "none.json"))
         self.assertIn("Is a directory", self.refused(self.before, self.dir))
         (self.dir / "binary").write_bytes(b"\xff\xfe\x00")
-        self.assertIn("no text", self.refused(self.before, self.dir / "binary"))
+        self.assertIn("not text", self.refused(self.before, self.dir / "binary"))
 
     def test_wrong_use_is_status_2(self):
         for args in ([], [self.before], [self.before, self.before, "--floor", "x"], [self.before, self.before, "--floor", "-1"]):

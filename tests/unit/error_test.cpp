@@ -32,8 +32,8 @@ TEST(Error, ReadsObjectAttemptErrnoHint) {
 }
 
 TEST(Error, SaysWhatIsKnownBeforehandWithoutTheErrnoText) {
-  const Error error = Error::plain(EINVAL, "x.o: is no ELF file");
-  EXPECT_EQ(error.line(), "x.o: is no ELF file");
+  const Error error = Error::plain(EINVAL, "x.o: is not an ELF file");
+  EXPECT_EQ(error.line(), "x.o: is not an ELF file");
   EXPECT_EQ(error.code(), EINVAL);
 }
 

@@ -183,7 +183,7 @@ def test_mounted_device_grows(lab, program):
 def test_resize_to_what_cannot_be_changes_nothing(lab):
     device, _ = lab.loop_device(8, block_size=4096)
     for size, status, word in (("16M", 1, "has 8388608 bytes"), ("4M", 1, "cut off"), ("5000", 1, "multiple"),
-                               ("0", 2, "no size"), ("x", 2, "--size")):
+                               ("0", 2, "not a size"), ("x", 2, "--size")):
         assert word in refused("resize", "-n", device.id, "--size", size, status=status)["message"]
     assert device.info()["size_bytes"] == 8 * MIB
     assert cli.ok("update_size", "-n", device.id, "-s", "4M", "--shrink")["size_bytes"] == 4 * MIB

@@ -23,13 +23,13 @@ def changed(**fields):
 
 # what becomes of the file, words of the line about it
 DAMAGE = {
-    "empty": (lambda text: b"", "no state of a device"),
-    "cut-short": (lambda text: text[: len(text) // 2].encode(), "no state of a device"),
+    "empty": (lambda text: b"", "not the state of a device"),
+    "cut-short": (lambda text: text[: len(text) // 2].encode(), "not the state of a device"),
     "newer": (changed(version=99), "version 99"),
     "older": (changed(version=0), "version 0"),
-    "without-target": (changed(target=None), "no state of a device"),
+    "without-target": (changed(target=None), "not the state of a device"),
     "of-another-device": (changed(dev_id=77), "77"),
-    "bytes": (lambda text: bytes(range(256)), "no state of a device"),
+    "bytes": (lambda text: bytes(range(256)), "not the state of a device"),
 }
 
 
