@@ -101,8 +101,9 @@
  * By default, READ and WRITE are issued in the submitter's context to files
  * that are open for direct I/O: to block devices always, to regular files while
  * nobody has claimed the ublk device (mounted it, swaps to it, maps it), and
- * READs of data even then. With this flag WRITEs and READs of metadata too: for
- * backing file systems known to be safe below the one that is mounted.
+ * READs of data even then, if the file's time of access is not noted. With this
+ * flag WRITEs and READs of metadata too: for backing file systems known to be
+ * safe below the one that is mounted.
  */
 #define UBLK_BPF_ATTACH_F_INLINE_REG	0x4U
 /* ->complete_fd is the completion program */
@@ -391,7 +392,7 @@ struct ublk_bpf_last_refused {
  * @aborted:	requests failed by a program's verdict or a refused plan
  * @failed:	of the redirected ones, how many completed with an error
  * @sqes:	SQEs of executed plans
- * @deferred:	SQEs issued from a worker, retries included
+ * @deferred:	SQEs issued from a worker, each time that they were
  * @refused:	by enum ublk_bpf_reason
  * @last:	the last refusal
  * @nr_retiring: replaced or detached programs of which requests are still

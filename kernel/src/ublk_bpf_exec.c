@@ -16,10 +16,17 @@
 
 static void ublk_bpf_sqe_done(struct ublk_bpf_sqe *s, long ret);
 
+/*
+ * A file that does not know how not to wait fills a page cache, whatever it was
+ * opened for: tmpfs does.
+ */
 static bool ublk_bpf_blocks(const struct ublk_bpf_req *req,
 			    const struct ublk_bpf_sqe *s)
 {
-	return !ublk_bpf_is_rw(s) || !ublk_bpf_sqe_file(req, s)->direct;
+	const struct ublk_bpf_file *f = ublk_bpf_sqe_file(req, s);
+
+	return !ublk_bpf_is_rw(s) || !f->direct ||
+		(f->reg && !(f->file->f_mode & FMODE_NOWAIT));
 }
 
 static int ublk_bpf_issue_blocking(struct ublk_bpf_req *req,
@@ -47,14 +54,18 @@ static void ublk_bpf_sqe_workfn(struct work_struct *work)
 {
 	struct ublk_bpf_sqe *s = container_of(work, struct ublk_bpf_sqe, work);
 	struct ublk_bpf_req *req = ublk_bpf_sqe_req(s);
+	struct cgroup_subsys_state *memcg;
+	struct mem_cgroup *old = NULL;
 	struct ublk_bpf_worker w;
 
 	ublk_bpf_enter_worker(&w);
-	ublk_bpf_charge(&w, req->bio);
+	ublk_bpf_set_blkcg(&w, req->bio);
+	memcg = ublk_bpf_enter_memcg(req->bio, &old);
 	if (ublk_bpf_is_rw(s))
 		ublk_bpf_issue_rw(req, s, UBLK_BPF_ALONE);
 	else
 		ublk_bpf_sqe_done(s, ublk_bpf_issue_blocking(req, s));
+	ublk_bpf_leave_memcg(memcg, old);
 	ublk_bpf_leave_worker(&w);
 }
 
@@ -120,7 +131,7 @@ void ublk_bpf_lane_workfn(struct work_struct *work)
 	llist_for_each_entry_safe(s, next, list, node) {
 		struct ublk_bpf_req *req = ublk_bpf_sqe_req(s);
 
-		ublk_bpf_charge(&w, req->bio);
+		ublk_bpf_set_blkcg(&w, req->bio);
 		ublk_bpf_issue_rw(req, s, UBLK_BPF_LANE);
 		cond_resched();
 	}
@@ -435,7 +446,7 @@ static void ublk_bpf_execute_workfn(struct work_struct *work)
 	struct ublk_bpf_worker w;
 
 	ublk_bpf_enter_worker(&w);
-	ublk_bpf_charge(&w, req->bio);
+	ublk_bpf_set_blkcg(&w, req->bio);
 	if (ublk_bpf_map_data(req, GFP_NOIO)) {
 		ublk_bpf_execute(req);
 	} else {

@@ -194,8 +194,6 @@ struct ublk_bpf_worker {
 	unsigned int			noio;
 	unsigned int			throttle;
 	struct cgroup_subsys_state	*blkcg;
-	struct cgroup_subsys_state	*memcg;
-	struct mem_cgroup		*old_memcg;	/* while there is @memcg */
 };
 
 /* counters, per CPU; see struct ublk_bpf_info. @more_sqes: beyond one a plan */
@@ -546,7 +544,11 @@ int ublk_bpf_init_workers(struct ublk_bpf_dev *bd, bool stacked);
 void ublk_bpf_exit_workers(struct ublk_bpf_dev *bd);
 void ublk_bpf_enter_worker(struct ublk_bpf_worker *w);
 void ublk_bpf_leave_worker(struct ublk_bpf_worker *w);
-void ublk_bpf_charge(struct ublk_bpf_worker *w, struct bio *bio);
+void ublk_bpf_set_blkcg(struct ublk_bpf_worker *w, struct bio *bio);
+struct cgroup_subsys_state *ublk_bpf_enter_memcg(struct bio *bio,
+						 struct mem_cgroup **old);
+void ublk_bpf_leave_memcg(struct cgroup_subsys_state *css,
+			  struct mem_cgroup *old);
 
 /* ublk_bpf_exec.c */
 /* Where a READ or WRITE is issued, and so how long it may wait */

@@ -174,35 +174,10 @@ void ublk_bpf_enter_worker(struct ublk_bpf_worker *w)
 	w->throttle = current->flags & PF_LOCAL_THROTTLE;
 	current->flags |= PF_LOCAL_THROTTLE;
 	w->blkcg = NULL;
-	w->memcg = NULL;
 }
 
-/*
- * Pages that a file's operations put into a page cache, as some direct I/O
- * does too, are charged to the memory cgroup that belongs to the I/O's.
- */
-static void ublk_bpf_enter_memcg(struct ublk_bpf_worker *w)
-{
-#if defined(CONFIG_BLK_CGROUP) && defined(CONFIG_MEMCG)
-	if (w->blkcg)
-		w->memcg = cgroup_get_e_css(w->blkcg->cgroup,
-					    &memory_cgrp_subsys);
-	if (w->memcg)
-		w->old_memcg = set_active_memcg(mem_cgroup_from_css(w->memcg));
-#endif
-}
-
-static void ublk_bpf_leave_memcg(struct ublk_bpf_worker *w)
-{
-	if (!w->memcg)
-		return;
-	set_active_memcg(w->old_memcg);
-	css_put(w->memcg);
-	w->memcg = NULL;
-}
-
-/* Charge what follows to whom the request is charged */
-void ublk_bpf_charge(struct ublk_bpf_worker *w, struct bio *bio)
+/* Charge the I/O to whom the request is charged */
+void ublk_bpf_set_blkcg(struct ublk_bpf_worker *w, struct bio *bio)
 {
 #ifdef CONFIG_BLK_CGROUP
 	struct cgroup_subsys_state *css = NULL;
@@ -213,16 +188,44 @@ void ublk_bpf_charge(struct ublk_bpf_worker *w, struct bio *bio)
 		css = NULL;
 	if (likely(css == w->blkcg))
 		return;
-	ublk_bpf_leave_memcg(w);
 	kthread_associate_blkcg(css);
 	w->blkcg = css;
-	ublk_bpf_enter_memcg(w);
 #endif
+}
+
+/*
+ * Pages that a file's operations put into its page cache are charged to the
+ * memory cgroup of whoever is charged for the I/O. Returns its css, or NULL.
+ */
+struct cgroup_subsys_state *
+ublk_bpf_enter_memcg(struct bio *bio, struct mem_cgroup **old)
+{
+	struct cgroup_subsys_state *css = NULL;
+
+#if defined(CONFIG_BLK_CGROUP) && defined(CONFIG_MEMCG)
+	struct cgroup_subsys_state *blkcg;
+
+	blkcg = bio ? bio_blkcg_css(bio) : NULL;
+	if (!blkcg || blkcg == blkcg_root_css)
+		return NULL;
+	css = cgroup_get_e_css(blkcg->cgroup, &memory_cgrp_subsys);
+	if (css)
+		*old = set_active_memcg(mem_cgroup_from_css(css));
+#endif
+	return css;
+}
+
+void ublk_bpf_leave_memcg(struct cgroup_subsys_state *css,
+			  struct mem_cgroup *old)
+{
+	if (!css)
+		return;
+	set_active_memcg(old);
+	css_put(css);
 }
 
 void ublk_bpf_leave_worker(struct ublk_bpf_worker *w)
 {
-	ublk_bpf_leave_memcg(w);
 	if (w->blkcg)
 		kthread_associate_blkcg(NULL);
 	current->flags = (current->flags & ~PF_LOCAL_THROTTLE) | w->throttle;

@@ -161,7 +161,9 @@ def test_backing_that_needs_stable_pages_makes_the_device_need_them(lab):
     fio_verify(device.path, bs="4k", iodepth=4, size=MIB)
 
 
-def test_page_cache_that_a_worker_fills_is_charged_to_the_submitter(lab):
+@pytest.mark.parametrize("fstype", ["ext4", "tmpfs"])
+def test_page_cache_that_a_worker_fills_is_charged_to_the_submitter(lab, fstype):
+    """By buffered I/O, or by direct I/O to a file system that has nothing but a page cache."""
     group = Path("/sys/fs/cgroup/ublk-bpf-charge")
     control = Path("/sys/fs/cgroup/cgroup.subtree_control")
     if not {"io", "memory"} <= set(Path("/sys/fs/cgroup/cgroup.controllers").read_text().split()):
@@ -169,15 +171,21 @@ def test_page_cache_that_a_worker_fills_is_charged_to_the_submitter(lab):
     control.write_text("+io +memory")
     group.mkdir()
     lab.cleanup(group.rmdir)
-    file = lab.file(lab.ext4(64), 16 * MIB, sparse=False)
+    if fstype == "ext4":
+        file = lab.file(lab.ext4(64), 16 * MIB, sparse=False)
+    else:
+        file = lab.file(lab.mount("none", "tmpfs", "size=32m"), 16 * MIB)
     device = lab.add("loop", file)
-    device.attach("loop", buffered=True)
+    device.attach("loop", buffered=fstype == "ext4")
     sh("sysctl", "-qw", "vm.drop_caches=3")
 
     def charged():
         return dict(line.split() for line in (group / "memory.stat").read_text().splitlines())["file"]
 
     assert int(charged()) == 0
-    read = ["dd", f"if={device.path}", "of=/dev/null", "bs=1M", "count=16", "iflag=direct", "status=none"]
-    subprocess.run(read, preexec_fn=lambda: (group / "cgroup.procs").write_text(str(os.getpid())), timeout=cli.seconds(60), check=True)
+    if fstype == "ext4":
+        dd = ["dd", f"if={device.path}", "of=/dev/null", "bs=1M", "count=16", "iflag=direct", "status=none"]
+    else:
+        dd = ["dd", "if=/dev/zero", f"of={device.path}", "bs=1M", "count=16", "oflag=direct", "status=none"]
+    subprocess.run(dd, preexec_fn=lambda: (group / "cgroup.procs").write_text(str(os.getpid())), timeout=cli.seconds(60), check=True)
     assert int(charged()) > 12 * MIB, "the pages of the file are charged to somebody else"

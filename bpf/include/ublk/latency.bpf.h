@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: MIT */
+/* SPDX-License-Identifier: GPL-2.0 */
 /*
  * How long requests take, over any mapping: a histogram per operation and
  * processor, which `ublk-bpf stat` shows. Include it before <ublk/sqe.bpf.h>,
@@ -11,10 +11,11 @@
  *
  * What is noted is the time from when the program planned the request, the last
  * time if it did so more than once, to when the last SQE was done. Requests
- * that are passed to the server are not noted, nor is the time that a request
- * has waited before: for a tag, in an I/O scheduler. The plan's first SQE
- * carries the time as its user_data, so it must not come from a helper whose
- * name ends in _with.
+ * that a program passes to the server are not noted (those that it fails are,
+ * even if the server makes the error good), nor is the time that a request has
+ * waited before: for a tag, in an I/O scheduler. The plan's first SQE carries
+ * the time as its user_data, so it must not come from a helper whose name ends
+ * in _with, or else the request is not noted.
  */
 #ifndef UBLK_LATENCY_BPF_H
 #define UBLK_LATENCY_BPF_H
@@ -57,7 +58,7 @@ static __always_inline int ublk_bpf_note_latency(struct ublk_bpf_ctx *ctx,
 	__u32 op = ctx->op, bucket;
 	struct ublk_bpf_latency *of;
 
-	if (verdict > 0)
+	if (verdict > 0 || !ctx->user_data)
 		return verdict;
 	of = bpf_map_lookup_elem(&ublk_latency, &op);
 	if (of) {
