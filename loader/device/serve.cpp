@@ -125,7 +125,9 @@ Result<Opened> open_request(const AddRequest& request, uint64_t features) {
   const DataPath* path = TRY(choose_data_path(request.data_path, features));
   if (request.batch) TRY(check_batch(*path, features));
   TRY(check_wanted(flags_of(request, *path, features), features));
-  Opened opened{request, *path, TRY(open_target(request.target))};
+  TargetSpec spec = request.target;
+  spec.is_new = true;  // of a fork it is another device's
+  Opened opened{request, *path, TRY(open_target(spec))};
   // Without recovery the device ends with its server, and the program's map
   // with the device, whatever it has that the layer lacks.
   if (request.bpf && features & UBLK_F_BPF &&

@@ -189,6 +189,7 @@ FlattenState flatten_from_json(const json& from) {
 
 TargetSpec target_from_json(const json& from) {
   TargetSpec spec;
+  spec.is_new = false;
   from.at("type").get_to(spec.type);
   get_names(from, "files", spec.files);
   get_number(from, "size_bytes", spec.size_bytes);

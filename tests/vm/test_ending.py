@@ -19,6 +19,7 @@ from lab import sh, sysfs
 from leftovers import nothing_is_left  # noqa: F401 (a fixture)
 from test_kill import Background, kill_server, quiesced
 from test_lifecycle import refused
+from test_retire import frozen
 
 # about the command and its server, not about the face
 pytestmark = pytest.mark.one_face
@@ -356,3 +357,19 @@ def test_command_has_a_deadline_and_list_waits_for_nobody(stopped):
     wait_for("the stop to be done", lambda: one.state() == "dead")
     assert other.state() == "live" and one.info()["stuck"] is None
     wait_for("gc to clear it", lambda: cli.ok("gc") and not one.exists())
+
+
+@pytest.mark.face
+def test_takeover_does_not_wait_for_io_of_a_program(lab):
+    where = lab.ext4(64)
+    device = lab.add("loop", lab.file(where, 8 * MIB, sparse=False), r=1)
+    device.attach("loop")
+    server = device.server_pid()
+    with frozen(where), Opened(device.path) as f:
+        write = Background(f.write, MIB, pattern(MIB, 4096))
+        wait_for("the write to wait", lambda: device.counters()["deferred"] >= 1)
+        within(10, cli.ok, "takeover", "-n", device.id, "--deadline", 2)
+        assert not write.done() and device.server_pid() != server
+        sh("fsfreeze", "-u", where)
+        write.join()
+        assert f.read(MIB, 4096) == pattern(MIB, 4096)
