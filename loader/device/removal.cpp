@@ -24,8 +24,6 @@ namespace {
 using namespace std::chrono_literals;
 using std::chrono::steady_clock;
 
-// A busy machine takes its time over it; nothing is lost meanwhile.
-constexpr auto kEndWait = 30s;
 constexpr std::chrono::milliseconds kWarning = 1s;
 constexpr std::chrono::milliseconds kLetGoPeriod = 50ms;
 
@@ -249,11 +247,12 @@ Result<void> write_out(const StateStore& states, const DeviceState& state,
 
 // Of a clone, that no command is changing its layers meanwhile, which ends with
 // another state than was loaded before. Not with --force.
-Result<UniqueFd> hold_layers(const StateStore& states, uint32_t dev_id,
-                             bool force) {
+Result<UniqueFd> hold_layers(
+    const StateStore& states, uint32_t dev_id, bool force,
+    std::chrono::milliseconds wait = StateStore::kHoldWait) {
   const auto state = states.load(dev_id);
   if (force || !state || !is_clone(state->target)) return UniqueFd();
-  return TRY_IN(device_name(dev_id), states.hold_device(dev_id));
+  return TRY_IN(device_name(dev_id), states.hold_device(dev_id, wait));
 }
 
 // Of a clone that is stopped: what its program, which others have attached, has
@@ -274,7 +273,8 @@ Result<void> remove_one(Control& control, const StateStore& states,
     if (info.error().code() == ENODEV) TRY(forget(states, dev_id));
     return std::unexpected(info.error());
   }
-  const UniqueFd held = TRY(hold_layers(states, dev_id, options.force));
+  const UniqueFd held =
+      TRY(hold_layers(states, dev_id, options.force, control.deadline()));
   const auto state = states.load(dev_id);
   const std::string instance = state ? state->instance : "";
   const Pins pins = state ? state->pins() : Pins{};
@@ -319,7 +319,8 @@ Result<void> forget(const StateStore& states, uint32_t dev_id) {
 Result<void> stop_device(Control& control, const StateStore& states,
                          uint32_t dev_id, bool driver_checks,
                          const EndOptions& options) {
-  const UniqueFd held = TRY(hold_layers(states, dev_id, options.force));
+  const UniqueFd held =
+      TRY(hold_layers(states, dev_id, options.force, control.deadline()));
   const auto state = states.load(dev_id);
   // It would go with the clone's program.
   const auto kept = state ? hold_maps(*state) : std::vector<UniqueFd>();
@@ -370,7 +371,9 @@ Removed remove_devices(Control& control, const StateStore& states,
     const auto last = std::ranges::find_if(
         removed.deleted,
         [&](uint32_t dev_id) { return server && server->had(dev_id); });
-    if (last == removed.deleted.end() || wait_for_end(*server, *last, kEndWait))
+    // A busy machine takes its time over it; nothing is lost meanwhile.
+    if (last == removed.deleted.end() ||
+        wait_for_end(*server, *last, control.deadline()))
       continue;
     removed.failed.emplace_back(
         *last,

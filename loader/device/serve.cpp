@@ -238,7 +238,8 @@ Result<void> serve_new(const std::vector<AddRequest>& requests,
       claims.push_back(claim_of(one.target));
   KnownStates known(place.states);
   TRY(check_claims(place.control, known, claims));
-  UniqueFd held = TRY(place.states.hold(StateStore::Hold::shared));
+  UniqueFd held = TRY(
+      place.states.hold(StateStore::Hold::shared, place.control.deadline()));
   for (const Opened& one : opened)
     TRY(write_left_maps(place.control, known, one.target));
   if (is_admin()) settle(hooks);

@@ -457,7 +457,8 @@ Result<UniqueFd> StateStore::open_file(const std::string& name,
   return TRY_IN(dir_, UniqueFd::open_at(fd_.get(), name, flags, 0600));
 }
 
-Result<UniqueFd> StateStore::hold_device(uint32_t dev_id) const {
+Result<UniqueFd> StateStore::hold_device(uint32_t dev_id,
+                                         std::chrono::milliseconds wait) const {
   if (!fd_.valid()) return UniqueFd();
   // A byte of the file for each, beside the lock of the whole file, which is of
   // another kind (flock).
@@ -468,7 +469,7 @@ Result<UniqueFd> StateStore::hold_device(uint32_t dev_id) const {
   byte.l_whence = SEEK_SET;
   byte.l_start = dev_id;
   byte.l_len = 1;
-  const auto until = std::chrono::steady_clock::now() + kHoldWait;
+  const auto until = std::chrono::steady_clock::now() + wait;
   while (::fcntl(fd.get(), F_OFD_SETLK, &byte) != 0) {
     if (errno != EINTR && errno != EAGAIN && errno != EACCES)
       return fail_sys(errno, "{}/{}: lock", dir_, kHoldFile);
@@ -479,12 +480,13 @@ Result<UniqueFd> StateStore::hold_device(uint32_t dev_id) const {
   return fd;
 }
 
-Result<UniqueFd> StateStore::hold(Hold how) const {
+Result<UniqueFd> StateStore::hold(Hold how,
+                                  std::chrono::milliseconds wait) const {
   if (!fd_.valid()) return UniqueFd();
   UniqueFd fd = TRY_IN(
       dir_, UniqueFd::open_at(fd_.get(), kHoldFile, O_RDWR | O_CREAT, 0600));
   const int wanted = (how == Hold::shared ? LOCK_SH : LOCK_EX) | LOCK_NB;
-  const auto until = std::chrono::steady_clock::now() + kHoldWait;
+  const auto until = std::chrono::steady_clock::now() + wait;
   while (::flock(fd.get(), wanted) != 0) {
     if (errno != EINTR && errno != EWOULDBLOCK)
       return fail_sys(errno, "{}/{}: flock", dir_, kHoldFile);

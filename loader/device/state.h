@@ -152,12 +152,14 @@ class StateStore {
     exclusive,  // none is
   };
   // Until the descriptor is closed. An invalid one if there is no directory.
-  // EBUSY: in vain for `kHoldWait`.
-  Result<UniqueFd> hold(Hold how) const;
-  static constexpr std::chrono::seconds kHoldWait{30};
+  // EBUSY: in vain for as long as `wait`.
+  Result<UniqueFd> hold(Hold how,
+                        std::chrono::milliseconds wait = kHoldWait) const;
+  static constexpr std::chrono::milliseconds kHoldWait{30'000};
   // Until the descriptor is closed: no other process gives this device a
-  // server. EBUSY: in vain for `kHoldWait`.
-  Result<UniqueFd> hold_device(uint32_t dev_id) const;
+  // server. EBUSY: in vain for as long as `wait`.
+  Result<UniqueFd> hold_device(
+      uint32_t dev_id, std::chrono::milliseconds wait = kHoldWait) const;
   // Removes the state, its name, and the map of a clone, unless it is of
   // another instance. "" is any.
   Result<void> remove(uint32_t dev_id, const std::string& instance) const;
