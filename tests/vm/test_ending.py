@@ -14,7 +14,7 @@ from pathlib import Path
 
 import cli
 import pytest
-from blockio import MIB, Opened, libc, pattern
+from blockio import MIB, Opened, fio_verify, libc, pattern
 from cli import wait_for
 from lab import sh, sysfs
 from leftovers import STATE, nothing_is_left  # noqa: F401 (a fixture)
@@ -404,6 +404,32 @@ def test_command_waits_no_longer_than_its_deadline_for_another_one(waiting):
 
 
 @pytest.mark.face
+@pytest.mark.parametrize("command", ["stop", "del"])
+def test_no_server_is_killed_for_io_of_a_program(lab, command):
+    """It has another device, and nothing to do with what the program waits for."""
+    where = lab.ext4(64)
+    files = lab.file(where, 8 * MIB, sparse=False), lab.null_blk(8).path
+    added = cli.ok("add", "-t", "loop", "--write-back", "-f", files[0], "-f", files[1])["devices"]
+    device, other = (lab.adopt(cli.Device(d)) for d in added)
+    server = other.server_pid()
+    device.attach("loop")
+    with frozen(where), Opened(device.path) as f:
+        write = Background(f.write, MIB, pattern(MIB, 4096))
+        wait_for("the write to wait", lambda: device.counters()["deferred"] >= 1)
+        outcome = within(20, cli.run, command, "-n", device.id, "--force", "--patience", 1, "--deadline", 4, "--json")
+        assert Path(f"/proc/{server}").exists() and other.state() == "live", str(outcome)
+        error = outcome.json["error"]
+        assert error["errno"] == "ETIMEDOUT" and "it is I/O of its program" in error["message"], error
+        assert len(outcome.err.splitlines()) == 1, outcome.err
+        fio_verify(other.path, bs="4k", iodepth=4, size=MIB)
+        sh("fsfreeze", "-u", where)
+        write.join()
+    wait_for("it to be stopped", lambda: device.state() == "dead")
+    wait_for("gc to clear it", lambda: cli.ok("gc") and not device.exists())
+    assert other.state() == "live" and other.server_pid() == server
+
+
+@pytest.mark.face
 def test_takeover_does_not_wait_for_io_of_a_program(lab):
     where = lab.ext4(64)
     device = lab.add("loop", lab.file(where, 8 * MIB, sparse=False), r=1)
@@ -417,3 +443,14 @@ def test_takeover_does_not_wait_for_io_of_a_program(lab):
         sh("fsfreeze", "-u", where)
         write.join()
         assert f.read(MIB, 4096) == pattern(MIB, 4096)
+
+
+@pytest.mark.face
+def test_server_that_does_not_answer_is_killed_although_there_is_a_program(stopped):
+    (one, other), server = stopped
+    one.attach("pass")
+    reader = hung_reader(one)
+    outcome = within(20, cli.run, "del", "-n", one.id, "--force", "--patience", 2, "--json")
+    assert outcome.status == 0 and outcome.json["deleted"] == [one.id], str(outcome)
+    assert f"process {server}" in outcome.err and f"ublkb{other.id}" in outcome.err
+    reader.communicate(timeout=cli.seconds(30))
