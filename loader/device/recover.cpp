@@ -301,6 +301,41 @@ Result<std::vector<uint32_t>> of_its_server(Workplace& place, uint32_t dev_id,
   return dev_ids;
 }
 
+// Those that the device's last server had, and that nobody serves now.
+std::vector<uint32_t> left_without_server(Workplace& place,
+                                          const DeviceState& state) {
+  std::vector<uint32_t> dev_ids;
+  std::optional<ServerProcess> server;
+  if (state.server.empty()) return dev_ids;
+  for (const uint32_t other : place.states.ids()) {
+    const auto its = place.states.load(other);
+    if (other == state.dev_id || !its || its->server != state.server) continue;
+    const auto now = place.control.info(other);
+    if (!now || now->state == UBLK_S_DEV_DEAD) continue;
+    // The driver may not have noticed yet that it has none.
+    if (now->state == UBLK_S_DEV_LIVE &&
+        !(server && server->pid() == now->ublksrv_pid && server->had(other)))
+      server = server_of(place, *now);
+    if (now->state != UBLK_S_DEV_LIVE || !server) dev_ids.push_back(other);
+  }
+  return dev_ids;
+}
+
+// Who has recovered one may have forgotten them.
+void hint_at_others(Workplace& place, const ServeHooks& hooks,
+                    const DeviceState& state) {
+  const auto others = left_without_server(place, state);
+  if (others.empty()) return;
+  hooks.trouble(
+      Error::plain(ESRCH, fmt("{}: its server had {} other {}, without a "
+                              "server still: {}",
+                              device_name(state.dev_id), others.size(),
+                              others.size() == 1 ? "device" : "devices",
+                              names_of(others)))
+          .hint(fmt("ublk-bpf recover -n {}{}", others.front(),
+                    others.size() == 1 ? "" : " --with-others")));
+}
+
 // What it tells is for whoever waits for it, and for the next server.
 Result<void> begin_flatten(Workplace& place, const Heir& heir, Clone& clone) {
   const uint32_t dev_id = heir.before.dev_id;
@@ -416,6 +451,7 @@ Result<void> serve_recovered(const RecoverRequest& request,
     if (auto noted = note_server(place, dev_id, server, heir.state.target);
         !noted)
       hooks.trouble(noted.error());
+    if (!request.with_others) hint_at_others(place, hooks, heir.state);
     auto device = describe(place.control, place.states, dev_id);
     if (!device) return give_up(std::move(device).error());
     live.push_back(std::move(*device));
