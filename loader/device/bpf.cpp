@@ -17,6 +17,7 @@
 #include "device/own_program.h"
 #include "device/pins.h"
 #include "device/track_program.h"
+#include "device/users.h"
 #include "prog/face.h"
 #include "prog/object.h"
 #include "sys/backing.h"
@@ -296,10 +297,14 @@ Error explain_attach(Error error, const AttachRequest& request) {
           fmt("one of its files is the device itself or leads back to it, or "
               "there are more than {} ublk devices one above the other",
               UBLK_BPF_MAX_DEPTH));
-    case ETXTBSY:
+    case ETXTBSY: {
+      const BlockUsers users = users_of(request.dev_id);
       return std::move(error).hint(
-          "one of its files needs stable pages, as its data is checksummed or "
-          "compressed: attach while nobody has the device open or mounted");
+          fmt("one of its files needs stable pages, as its data is checksummed "
+              "or compressed: attach while nobody has the device open or "
+              "mounted{}",
+              users.empty() ? "" : "; it is " + users.text()));
+    }
     case EBUSY:
       return std::move(error).hint(
           "a program was attached meanwhile, --replace takes its place");
@@ -410,7 +415,9 @@ Result<std::chrono::nanoseconds> attach_program(Control& control,
   }
   attached.prog_id = TRY(object.id());
   const auto begin = std::chrono::steady_clock::now();
-  auto done = control.attach_bpf(request.dev_id, arg);
+  auto done = attach_if_unused(control, request.dev_id, arg, [&] {
+    return !users_of(request.dev_id).lasting.empty();
+  });
   const auto took = std::chrono::steady_clock::now() - begin;
   if (!done) {
     const auto info = control.bpf_info(request.dev_id);
