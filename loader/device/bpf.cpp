@@ -14,6 +14,7 @@
 
 #include "device/device.h"
 #include "device/device_stack.h"
+#include "device/overlap.h"
 #include "device/own_program.h"
 #include "device/pins.h"
 #include "device/track_program.h"
@@ -399,6 +400,14 @@ Result<std::chrono::nanoseconds> attach_program(Control& control,
   TRY(refuse_on_clone(object, device, request));
   TRY(share_legs(object, device, request));
   if (device.state) TRY(share_track(object, *device.state));
+  if (!request.files.empty()) {
+    for (const Backing& file : files) {
+      attached.files.push_back(file.path);
+      attached.identities.push_back(file.identity);
+    }
+    if (!request.shared)
+      TRY_IN("--file", check_program_files(control, states, device, attached));
+  }
   TRY(object.load(program));
   auto pins = TRY(make_pins(object, device, request));
 
@@ -411,7 +420,7 @@ Result<std::chrono::nanoseconds> attach_program(Control& control,
   }
   for (const Backing& file : files) {
     arg.fds[arg.nr_files++] = file.fd.get();
-    attached.files.push_back(file.path);
+    if (request.files.empty()) attached.files.push_back(file.path);
   }
   attached.prog_id = TRY(object.id());
   const auto begin = std::chrono::steady_clock::now();

@@ -222,6 +222,7 @@ AttachedState attached_from_json(const json& from) {
   from.at("program").get_to(attached.program);
   get_name(from, "object", attached.object);
   get_names(from, "files", attached.files);
+  get_identities(from, attached.identities);
   from.at("knobs").get_to(attached.knobs);
   if (from.contains("pin_dir")) {
     get_name(from, "pin_dir", attached.pins.dir);
@@ -285,6 +286,8 @@ std::string state_to_json(const DeviceState& state) {
                                   {"knobs", attached->knobs}};
     put_name(to, "object", attached->object);
     put_names(to, "files", attached->files);
+    if (!attached->identities.empty())
+      to["identities"] = identities_to_json(attached->identities);
     if (!attached->pins.dir.empty()) {
       put_name(to, "pin_dir", attached->pins.dir);
       put_names(to, "pins", attached->pins.names);

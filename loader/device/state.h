@@ -29,8 +29,11 @@ struct Pins {
 struct AttachedState {
   uint32_t prog_id = 0;  // the rest is valid while the kernel has the same
   std::string program;
-  std::string object;                        // absolute path
-  std::vector<std::string> files;            // absolute paths
+  std::string object;              // absolute path
+  std::vector<std::string> files;  // absolute paths
+  // Which files these are; empty: those of the device's target, or noted by an
+  // earlier version.
+  std::vector<FileIdentity> identities{};
   std::map<std::string, std::string> knobs;  // JSON values
   Pins pins{};
 };
