@@ -176,7 +176,7 @@ def policy(stack, name, target, *options):
 def stripe(disks, stack, shape):
     size = len(disks) * mapped.sectors_of(disks[0]) * 512
     files = [word for d in disks for word in ("--file", d)]
-    return policy(stack, "stripe", ["-t", "null", "--size", size, "--chunk", mapped.STRIPE_SECTORS * 512], *files,
+    return policy(stack, "stripe", ["-t", "null", "--size", size, "--chunk", mapped.STRIPE_SECTORS * 512], *files, "--shared",
                   "--set", f"chunk_sectors={mapped.STRIPE_SECTORS}")
 
 

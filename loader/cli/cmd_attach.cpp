@@ -32,6 +32,11 @@ Result<AttachRequest> attach_request(uint32_t dev_id,
                 "--keep-maps: goes with --replace only: they are those "
                 "of the program that it takes the place of");
   request.keep_maps = options.keep_maps;
+  if (options.shared && options.files.empty())
+    return fail(EINVAL,
+                "--shared: goes with --file only: the target's own file is "
+                "shared by add --shared");
+  request.shared = options.shared;
   request.pin_dir = options.pin_maps;
   return request;
 }
@@ -48,6 +53,9 @@ void define_attach(Arguments& command, Options& options) {
   command.texts("--file", attach.files, "FILE",
                 "what the program's SQEs index; repeat it for more (default: "
                 "what the device's target serves)");
+  command.flag("--shared", attach.shared,
+               "with --file: even if another device has the same bytes, and "
+               "one of them writes");
   command.texts("--set", attach.knobs, "KNOB=VALUE",
                 "value of a const volatile variable");
   command.changed_file(options.changed_file);

@@ -71,6 +71,7 @@ struct AttachOptions {
   bool buffered = false;
   std::string pin_maps;
   bool keep_maps = false;
+  bool shared = false;
 };
 
 struct BenchOptions {

@@ -65,7 +65,7 @@ std::string waits_for(const ControlCommand& command) {
       return "the server's queues to fetch all tags, or the first reads";
     case UBLK_U_CMD_STOP_DEV:
     case UBLK_U_CMD_TRY_STOP_DEV:
-      return "its server to complete the I/O in flight";
+      return "its server, or its program, to complete the I/O in flight";
     case UBLK_U_CMD_QUIESCE_DEV:
       return "each queue to have a tag without a request";
     case UBLK_U_CMD_ATTACH_BPF:

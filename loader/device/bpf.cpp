@@ -14,9 +14,11 @@
 
 #include "device/device.h"
 #include "device/device_stack.h"
+#include "device/overlap.h"
 #include "device/own_program.h"
 #include "device/pins.h"
 #include "device/track_program.h"
+#include "device/users.h"
 #include "prog/face.h"
 #include "prog/object.h"
 #include "sys/backing.h"
@@ -296,10 +298,14 @@ Error explain_attach(Error error, const AttachRequest& request) {
           fmt("one of its files is the device itself or leads back to it, or "
               "there are more than {} ublk devices one above the other",
               UBLK_BPF_MAX_DEPTH));
-    case ETXTBSY:
+    case ETXTBSY: {
+      const BlockUsers users = users_of(request.dev_id);
       return std::move(error).hint(
-          "one of its files needs stable pages, as its data is checksummed or "
-          "compressed: attach while nobody has the device open or mounted");
+          fmt("one of its files needs stable pages, as its data is checksummed "
+              "or compressed: attach while nobody has the device open or "
+              "mounted{}",
+              users.empty() ? "" : "; it is " + users.text()));
+    }
     case EBUSY:
       return std::move(error).hint(
           "a program was attached meanwhile, --replace takes its place");
@@ -394,6 +400,14 @@ Result<std::chrono::nanoseconds> attach_program(Control& control,
   TRY(refuse_on_clone(object, device, request));
   TRY(share_legs(object, device, request));
   if (device.state) TRY(share_track(object, *device.state));
+  if (!request.files.empty()) {
+    for (const Backing& file : files) {
+      attached.files.push_back(file.path);
+      attached.identities.push_back(file.identity);
+    }
+    if (!request.shared)
+      TRY_IN("--file", check_program_files(control, states, device, attached));
+  }
   TRY(object.load(program));
   auto pins = TRY(make_pins(object, device, request));
 
@@ -406,11 +420,13 @@ Result<std::chrono::nanoseconds> attach_program(Control& control,
   }
   for (const Backing& file : files) {
     arg.fds[arg.nr_files++] = file.fd.get();
-    attached.files.push_back(file.path);
+    if (request.files.empty()) attached.files.push_back(file.path);
   }
   attached.prog_id = TRY(object.id());
   const auto begin = std::chrono::steady_clock::now();
-  auto done = control.attach_bpf(request.dev_id, arg);
+  auto done = attach_if_unused(control, request.dev_id, arg, [&] {
+    return !users_of(request.dev_id).lasting.empty();
+  });
   const auto took = std::chrono::steady_clock::now() - begin;
   if (!done) {
     const auto info = control.bpf_info(request.dev_id);

@@ -26,6 +26,7 @@ struct AttachRequest {
   bool keep_maps = false;  // those of the program that is replaced
   // The target's file may be another one than the device was added with.
   bool changed_file = false;
+  bool shared = false;  // the files may be another device's too
 };
 
 // Loads a program and attaches it. The attachment outlives this process and

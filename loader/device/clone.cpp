@@ -281,7 +281,8 @@ Result<void> write_left_maps(Control& control, KnownStates& states,
     if (info ? info->state != UBLK_S_DEV_DEAD : info.error().code() != ENODEV)
       continue;
     const UniqueFd held =
-        TRY_IN(device_name(dev_id), states.store().hold_device(dev_id));
+        TRY_IN(device_name(dev_id),
+               states.store().hold_device(dev_id, control.deadline()));
     const auto now = states.store().load(dev_id);
     if (now) TRY_IN(device_name(dev_id), write_map_out(states.store(), *now));
   }

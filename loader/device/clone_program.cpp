@@ -15,6 +15,7 @@
 #include "ctrl/executor.h"
 #include "device/device.h"
 #include "device/own_program.h"
+#include "device/users.h"
 #include "prog/maps.h"
 #include "sys/ring.h"
 #include "sys/sizes.h"
@@ -282,7 +283,7 @@ Result<AttachedState> CloneProgram::attach(Control& control, uint32_t dev_id,
     attached.files.push_back(file.path);
   }
   TRY_IN(object, loaded_->enter(dev_id, bits_.get(), shared_.get(), chain_));
-  auto done = control.attach_bpf(dev_id, arg);
+  auto done = attach_if_unused(control, dev_id, arg);
   const auto now = control.bpf_info(dev_id);
   if (!done) {
     // It may be attached all the same, or be so presently; else gc finds them.

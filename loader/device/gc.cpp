@@ -160,7 +160,8 @@ Result<std::vector<Orphan>> collect_garbage(Control& control,
                                             const StateStore& states,
                                             const GcOptions& options) {
   std::vector<Orphan> orphans;
-  const UniqueFd held = TRY(states.hold(StateStore::Hold::exclusive));
+  const UniqueFd held =
+      TRY(states.hold(StateStore::Hold::exclusive, control.deadline()));
   TRY(collect_devices(control, states, options, orphans));
   const auto devices = device_ids();
   for (const uint32_t dev_id : states.ids()) {
@@ -220,7 +221,8 @@ Result<std::vector<uint32_t>> clear_after(Control& control,
   std::vector<uint32_t> suspects = left_by(server, states, before);
   if (suspects.empty()) return suspects;
   // Without a state it may be another tool's, which opens it presently.
-  const UniqueFd held = TRY(states.hold(StateStore::Hold::exclusive));
+  const UniqueFd held =
+      TRY(states.hold(StateStore::Hold::exclusive, control.deadline()));
   std::this_thread::sleep_for(kSecondLook);
   const auto still = left_by(server, states, before);
   std::erase_if(suspects, [&](uint32_t dev_id) {

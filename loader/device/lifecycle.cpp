@@ -101,13 +101,7 @@ Result<void> quiesce_device(Control& control, uint32_t dev_id,
   while (info.state == UBLK_S_DEV_LIVE) {
     if (steady_clock::now() > until)
       return std::unexpected(
-          Error::plain(
-              ETIMEDOUT,
-              fmt("{}: {} does not let go of it: it has to finish "
-                  "the requests that it has begun",
-                  device_name(dev_id),
-                  server ? fmt("its server, process {},", server->pid())
-                         : "its server"))
+          not_let_go(dev_id, control.deadline())
               .hint(fmt("ublk-bpf quiesce -n {} again, or end its server",
                         dev_id)));
     std::this_thread::sleep_for(kRetryPeriod);

@@ -25,8 +25,6 @@ namespace {
 using namespace std::chrono_literals;
 using std::chrono::steady_clock;
 
-constexpr auto kRecoveryWait = 30s;
-
 Error without_recovery(uint32_t dev_id) {
   return Error::plain(
              EINVAL, fmt("{}: was added without recovery", device_name(dev_id)))
@@ -42,14 +40,33 @@ std::optional<ServerProcess> server_of(const Workplace& place,
   return server;
 }
 
+Error not_let_go(const Workplace& place, uint32_t dev_id) {
+  const auto time = place.control.deadline();
+  const bool there = ::fchdir(place.proc_dir.get()) == 0;
+  Error error = ublk::not_let_go(dev_id, time, there ? "." : "/proc");
+  (void)!::chdir("/");
+  return error;
+}
+
+// The driver lets the next server in when nobody has the device open any more.
+// Until then `meanwhile` is done between two attempts.
+Result<void> begin_when_let_go(Workplace& place, uint32_t dev_id,
+                               const std::function<Result<void>()>& meanwhile) {
+  const auto until = steady_clock::now() + place.control.deadline();
+  for (;;) {
+    auto begun = place.control.start_recovery(dev_id);
+    if (begun || begun.error().code() != EBUSY) return begun;
+    TRY(meanwhile());
+    if (steady_clock::now() > until)
+      return std::unexpected(not_let_go(place, dev_id));
+    std::this_thread::sleep_for(kRetryPeriod);
+  }
+}
+
 // A server that was killed takes a moment to be gone.
 Result<void> begin_recovery(Workplace& place, uint32_t dev_id) {
-  Control& control = place.control;
-  const auto until = steady_clock::now() + kRecoveryWait;
-  for (;;) {
-    auto begun = control.start_recovery(dev_id);
-    if (begun || begun.error().code() != EBUSY) return begun;
-    const auto now = TRY(control.info(dev_id));
+  const auto look = [&]() -> Result<void> {
+    const auto now = TRY(place.control.info(dev_id));
     if (now.state == UBLK_S_DEV_DEAD)
       return fail(ENODEV, "{}: has been stopped, there is nothing to recover",
                   device_name(dev_id));
@@ -59,28 +76,32 @@ Result<void> begin_recovery(Workplace& place, uint32_t dev_id) {
           Error::plain(EBUSY, fmt("{}: is being served, by process {}",
                                   device_name(dev_id), server->pid()))
               .hint(fmt("ublk-bpf takeover -n {}", dev_id)));
-    if (steady_clock::now() > until) return begun;
-    std::this_thread::sleep_for(kRetryPeriod);
-  }
+    return {};
+  };
+  auto begun = begin_when_let_go(place, dev_id, look);
+  if (!begun && begun.error().code() == ETIMEDOUT)
+    return std::unexpected(std::move(begun).error().hint(
+        fmt("ublk-bpf recover -n {} again; --deadline SECONDS waits longer",
+            dev_id)));
+  return begun;
 }
 
 // While it is quiesced the old server's process may live on, with other
 // devices.
-Result<void> begin_takeover(Control& control,
+Result<void> begin_takeover(Workplace& place,
                             const ublksrv_ctrl_dev_info& before) {
   const uint32_t dev_id = before.dev_id;
-  TRY(control.quiesce(dev_id));
-  QuiesceAgain again(control, before);
-  const auto until = steady_clock::now() + kRecoveryWait;
-  for (;;) {
-    auto begun = control.start_recovery(dev_id);
-    if (begun) return begun;
-    if (begun.error().code() != EBUSY || steady_clock::now() > until)
-      return std::unexpected(
-          std::move(begun).error().hint(fmt("ublk-bpf recover -n {}", dev_id)));
-    std::this_thread::sleep_for(kRetryPeriod);
-    TRY(again.tick());
-  }
+  TRY(place.control.quiesce(dev_id));
+  QuiesceAgain again(place.control, before);
+  auto begun = begin_when_let_go(place, dev_id, [&] { return again.tick(); });
+  if (!begun && begun.error().code() == ETIMEDOUT)
+    return std::unexpected(std::move(begun).error().hint(
+        fmt("new I/O waits now; ublk-bpf takeover -n {} again goes on with it",
+            dev_id)));
+  if (!begun)
+    return std::unexpected(
+        std::move(begun).error().hint(fmt("ublk-bpf recover -n {}", dev_id)));
+  return begun;
 }
 
 Result<void> check_takeover(const ublksrv_ctrl_dev_info& info) {
@@ -207,7 +228,9 @@ Result<void> prepare_flatten(Heir& heir, const FlattenRequest& request) {
 Result<Heir> examine(Workplace& place, const RecoverRequest& request,
                      uint32_t dev_id) {
   const Succession how = request.how;
-  UniqueFd held = TRY_IN(device_name(dev_id), place.states.hold_device(dev_id));
+  UniqueFd held =
+      TRY_IN(device_name(dev_id),
+             place.states.hold_device(dev_id, place.control.deadline()));
   const auto before = TRY(place.control.info(dev_id));
   DeviceState state = TRY(state_of(place.states, dev_id));
   TRY_IN(device_name(dev_id), resolve_new_top(place.states, state));
@@ -278,6 +301,41 @@ Result<std::vector<uint32_t>> of_its_server(Workplace& place, uint32_t dev_id,
   return dev_ids;
 }
 
+// Those that the device's last server had, and that nobody serves now.
+std::vector<uint32_t> left_without_server(Workplace& place,
+                                          const DeviceState& state) {
+  std::vector<uint32_t> dev_ids;
+  std::optional<ServerProcess> server;
+  if (state.server.empty()) return dev_ids;
+  for (const uint32_t other : place.states.ids()) {
+    const auto its = place.states.load(other);
+    if (other == state.dev_id || !its || its->server != state.server) continue;
+    const auto now = place.control.info(other);
+    if (!now || now->state == UBLK_S_DEV_DEAD) continue;
+    // The driver may not have noticed yet that it has none.
+    if (now->state == UBLK_S_DEV_LIVE &&
+        !(server && server->pid() == now->ublksrv_pid && server->had(other)))
+      server = server_of(place, *now);
+    if (now->state != UBLK_S_DEV_LIVE || !server) dev_ids.push_back(other);
+  }
+  return dev_ids;
+}
+
+// Who has recovered one may have forgotten them.
+void hint_at_others(Workplace& place, const ServeHooks& hooks,
+                    const DeviceState& state) {
+  const auto others = left_without_server(place, state);
+  if (others.empty()) return;
+  hooks.trouble(
+      Error::plain(ESRCH, fmt("{}: its server had {} other {}, without a "
+                              "server still: {}",
+                              device_name(state.dev_id), others.size(),
+                              others.size() == 1 ? "device" : "devices",
+                              names_of(others)))
+          .hint(fmt("ublk-bpf recover -n {}{}", others.front(),
+                    others.size() == 1 ? "" : " --with-others")));
+}
+
 // What it tells is for whoever waits for it, and for the next server.
 Result<void> begin_flatten(Workplace& place, const Heir& heir, Clone& clone) {
   const uint32_t dev_id = heir.before.dev_id;
@@ -305,7 +363,7 @@ Result<void> begin_flatten(Workplace& place, const Heir& heir, Clone& clone) {
 Result<Served> succeed(Workplace& place, const ServeHooks& hooks, Heir& heir,
                        std::optional<Error>& refused) {
   const uint32_t dev_id = heir.before.dev_id;
-  TRY(heir.live ? begin_takeover(place.control, heir.before)
+  TRY(heir.live ? begin_takeover(place, heir.before)
                 : begin_recovery(place, dev_id));
   const auto info = TRY(place.control.info(dev_id));
   const uint32_t legs_map =
@@ -374,7 +432,8 @@ Result<void> serve_recovered(const RecoverRequest& request,
   std::vector<Heir> heirs;
   for (const uint32_t dev_id : dev_ids)
     heirs.push_back(TRY(examine(place, request, dev_id)));
-  UniqueFd held = TRY(place.states.hold(StateStore::Hold::shared));
+  UniqueFd held = TRY(
+      place.states.hold(StateStore::Hold::shared, place.control.deadline()));
   settle(hooks);
   const std::string server = new_instance();
   std::vector<Served> served;
@@ -392,6 +451,7 @@ Result<void> serve_recovered(const RecoverRequest& request,
     if (auto noted = note_server(place, dev_id, server, heir.state.target);
         !noted)
       hooks.trouble(noted.error());
+    if (!request.with_others) hint_at_others(place, hooks, heir.state);
     auto device = describe(place.control, place.states, dev_id);
     if (!device) return give_up(std::move(device).error());
     live.push_back(std::move(*device));

@@ -9,6 +9,7 @@
 #include <sstream>
 #include <thread>
 
+#include "device/bpf.h"
 #include "device/clone.h"
 #include "device/lifecycle.h"
 #include "device/loaded_clone.h"
@@ -24,9 +25,11 @@ namespace {
 using namespace std::chrono_literals;
 using std::chrono::steady_clock;
 
-// A busy machine takes its time over it; nothing is lost meanwhile.
-constexpr auto kEndWait = 30s;
 constexpr std::chrono::milliseconds kWarning = 1s;
+// More than a drain takes that has nothing to wait for, and how long what one
+// has found is good for.
+constexpr std::chrono::milliseconds kDrain = 1s;
+constexpr std::chrono::milliseconds kDrainAgain = 5s;
 constexpr std::chrono::milliseconds kLetGoPeriod = 50ms;
 
 // Words of a file of /sys/block/ublkbN.
@@ -53,13 +56,46 @@ bool has_requests(uint32_t dev_id) {
                              [](const auto& count) { return count != "0"; });
 }
 
+// Whose I/O it is that does not end.
+enum class Stuck {
+  servers,
+  programs,  // or that of a program that was replaced
+  unknown,   // the kernel cannot tell
+};
+
+// What the program has planned is I/O of the kernel's, and ends with a drain.
+Stuck whose_is_stuck(uint32_t dev_id) {
+  auto control =
+      Control::open({.deadline = kDrain});  // the caller's is waiting
+  if (!control) return Stuck::servers;
+  const auto info = control->bpf_info(dev_id);
+  if (!info || (!info->prog_id && !info->nr_retiring)) return Stuck::servers;
+  if (!info->prog_id || bpf_version(*info) < 2) return Stuck::unknown;
+  const auto drained = control->drain_bpf(dev_id);
+  if (drained) return Stuck::servers;
+  switch (drained.error().code()) {
+    case ETIMEDOUT:
+      return Stuck::programs;
+    case ENODEV:  // it has just gone
+    case ENOENT:
+      return Stuck::servers;
+    default:
+      return Stuck::unknown;
+  }
+}
+
+// Whether a device has its disk still, which programs serve.
+enum class Disk { there, gone };
+
 // Notices a server that completes no request of a device that is to be stopped.
-// What has no other device is killed, others only by force.
+// What has no other device is killed, others only by force. None is killed for
+// I/O of the device's program, which it has nothing to do with: it may be at
+// work for its other devices, and nothing would end sooner without it.
 class Watchdog {
  public:
   Watchdog(uint32_t dev_id, const ServerProcess* server,
-           const EndOptions& options)
-      : dev_id_(dev_id), server_(server), options_(options) {}
+           const EndOptions& options, Disk disk)
+      : dev_id_(dev_id), server_(server), options_(options), disk_(disk) {}
 
   // Before anything is done to a device that nobody has: refuses what would not
   // end, as its server is not to be killed. Kills nobody.
@@ -71,7 +107,7 @@ class Watchdog {
       const Meanwhile what = tick();
       may_kill_ = true;
       if (what == Meanwhile::give_up) return std::unexpected(*refusal_);
-      if (moved_) return {};
+      if (moved_ || stuck_ != Stuck::servers) return {};
       std::this_thread::sleep_for(kTickPeriod);
     }
     return {};
@@ -90,13 +126,17 @@ class Watchdog {
       return Meanwhile::waits;
     const bool over = now - since_ > options_.patience;
     if (!over && (!options_.force || warned_)) return Meanwhile::waits;
+    if (killed_ || is_programs()) return Meanwhile::waits;
     const auto others = server_->others(dev_id_);
     if (!others.empty() && !options_.force) {
       refusal_ = refusal(others);
       return Meanwhile::give_up;
     }
     if (!others.empty() && !warned_) warn(others);
-    if (over && may_kill_) server_->kill();
+    if (over && may_kill_) {
+      server_->kill();
+      killed_ = true;
+    }
     return Meanwhile::waits;
   }
 
@@ -105,10 +145,28 @@ class Watchdog {
   Result<void> judge(Result<void> done) {
     if (!done && done.error().code() == ECANCELED && refusal_)
       return std::unexpected(*refusal_);
-    return done;
+    if (done || done.error().code() != ETIMEDOUT || !is_programs()) return done;
+    return std::unexpected(
+        Error::plain(
+            ETIMEDOUT,
+            fmt("{}; {} of its program to its files that does not end",
+                done.error().message(),
+                stuck_ == Stuck::programs ? "it is I/O" : "it may be I/O"))
+            .hint(fmt("it is stopped when that has ended, and ublk-bpf gc "
+                      "clears what is left; its server{} goes on",
+                      server_ ? fmt(", process {},", server_->pid()) : "")));
   }
 
  private:
+  // Asks again what is not certain any more.
+  bool is_programs() {
+    if (disk_ == Disk::gone) return false;
+    const auto now = steady_clock::now();
+    if (stuck_ != Stuck::servers && now - looked_ < kDrainAgain) return true;
+    stuck_ = whose_is_stuck(dev_id_);
+    looked_ = steady_clock::now();
+    return stuck_ != Stuck::servers;
+  }
   std::string stuck() const {
     return fmt("{}: its server, process {}, has completed nothing for {} s",
                device_name(dev_id_), server_->pid(),
@@ -137,6 +195,10 @@ class Watchdog {
   bool moved_ = false;
   bool warned_ = false;
   bool may_kill_ = true;
+  bool killed_ = false;
+  Disk disk_;
+  Stuck stuck_ = Stuck::servers;
+  steady_clock::time_point looked_{};
   std::optional<Error> refusal_;
   steady_clock::time_point since_ = steady_clock::now();
 };
@@ -145,7 +207,7 @@ class Watchdog {
 Result<void> end(Control& control, const ublksrv_ctrl_dev_info& info,
                  const ServerProcess* server, const EndOptions& options,
                  const char* word) {
-  Watchdog watch(info.dev_id, server, options);
+  Watchdog watch(info.dev_id, server, options, Disk::there);
   const ControlTick tick = [&] { return watch.tick(); };
   if (options.force || info.state == UBLK_S_DEV_DEAD)
     return watch.judge(control.stop(info.dev_id, tick));
@@ -249,11 +311,12 @@ Result<void> write_out(const StateStore& states, const DeviceState& state,
 
 // Of a clone, that no command is changing its layers meanwhile, which ends with
 // another state than was loaded before. Not with --force.
-Result<UniqueFd> hold_layers(const StateStore& states, uint32_t dev_id,
-                             bool force) {
+Result<UniqueFd> hold_layers(
+    const StateStore& states, uint32_t dev_id, bool force,
+    std::chrono::milliseconds wait = StateStore::kHoldWait) {
   const auto state = states.load(dev_id);
   if (force || !state || !is_clone(state->target)) return UniqueFd();
-  return TRY_IN(device_name(dev_id), states.hold_device(dev_id));
+  return TRY_IN(device_name(dev_id), states.hold_device(dev_id, wait));
 }
 
 // Of a clone that is stopped: what its program, which others have attached, has
@@ -274,7 +337,8 @@ Result<void> remove_one(Control& control, const StateStore& states,
     if (info.error().code() == ENODEV) TRY(forget(states, dev_id));
     return std::unexpected(info.error());
   }
-  const UniqueFd held = TRY(hold_layers(states, dev_id, options.force));
+  const UniqueFd held =
+      TRY(hold_layers(states, dev_id, options.force, control.deadline()));
   const auto state = states.load(dev_id);
   const std::string instance = state ? state->instance : "";
   const Pins pins = state ? state->pins() : Pins{};
@@ -286,7 +350,7 @@ Result<void> remove_one(Control& control, const StateStore& states,
   if (state && !server) TRY(write_out(states, *state, options));
   // Before its number can be another's.
   if (state) leave_program(*state, options);
-  Watchdog watch(dev_id, server, options);
+  Watchdog watch(dev_id, server, options, Disk::gone);
   const ControlTick tick = [&] {
     stop_if_started(dev_id, {.deadline = control.deadline()});
     return watch.tick();
@@ -319,7 +383,8 @@ Result<void> forget(const StateStore& states, uint32_t dev_id) {
 Result<void> stop_device(Control& control, const StateStore& states,
                          uint32_t dev_id, bool driver_checks,
                          const EndOptions& options) {
-  const UniqueFd held = TRY(hold_layers(states, dev_id, options.force));
+  const UniqueFd held =
+      TRY(hold_layers(states, dev_id, options.force, control.deadline()));
   const auto state = states.load(dev_id);
   // It would go with the clone's program.
   const auto kept = state ? hold_maps(*state) : std::vector<UniqueFd>();
@@ -370,7 +435,9 @@ Removed remove_devices(Control& control, const StateStore& states,
     const auto last = std::ranges::find_if(
         removed.deleted,
         [&](uint32_t dev_id) { return server && server->had(dev_id); });
-    if (last == removed.deleted.end() || wait_for_end(*server, *last, kEndWait))
+    // A busy machine takes its time over it; nothing is lost meanwhile.
+    if (last == removed.deleted.end() ||
+        wait_for_end(*server, *last, control.deadline()))
       continue;
     removed.failed.emplace_back(
         *last,

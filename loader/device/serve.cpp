@@ -125,7 +125,9 @@ Result<Opened> open_request(const AddRequest& request, uint64_t features) {
   const DataPath* path = TRY(choose_data_path(request.data_path, features));
   if (request.batch) TRY(check_batch(*path, features));
   TRY(check_wanted(flags_of(request, *path, features), features));
-  Opened opened{request, *path, TRY(open_target(request.target))};
+  TargetSpec spec = request.target;
+  spec.is_new = true;  // of a fork it is another device's
+  Opened opened{request, *path, TRY(open_target(spec))};
   // Without recovery the device ends with its server, and the program's map
   // with the device, whatever it has that the layer lacks.
   if (request.bpf && features & UBLK_F_BPF &&
@@ -236,7 +238,8 @@ Result<void> serve_new(const std::vector<AddRequest>& requests,
       claims.push_back(claim_of(one.target));
   KnownStates known(place.states);
   TRY(check_claims(place.control, known, claims));
-  UniqueFd held = TRY(place.states.hold(StateStore::Hold::shared));
+  UniqueFd held = TRY(
+      place.states.hold(StateStore::Hold::shared, place.control.deadline()));
   for (const Opened& one : opened)
     TRY(write_left_maps(place.control, known, one.target));
   if (is_admin()) settle(hooks);

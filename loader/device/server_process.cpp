@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <sstream>
 
@@ -107,6 +108,22 @@ std::vector<uint32_t> ServerProcess::others(uint32_t dev_id) const {
   auto found = devices();
   std::erase(found, dev_id);
   return found;
+}
+
+Error not_let_go(uint32_t dev_id, std::chrono::milliseconds time,
+                 const std::string& proc) {
+  const unsigned major = char_major(proc);
+  std::string who;
+  for (const pid_t pid : all_processes(proc))
+    if (devices_in(open_nodes_of_threads(pid, NodeKind::character, proc), major)
+            .contains(dev_id))
+      who += (who.empty() ? "" : ", ") + process_name(pid, proc);
+  return Error::plain(
+      ETIMEDOUT,
+      fmt("{}: {} has not let go of {} for {} s: it has to finish the requests "
+          "that it has begun",
+          device_name(dev_id), who.empty() ? "its server" : who,
+          char_path(dev_id), std::chrono::duration<double>(time).count()));
 }
 
 std::string names_of(const std::vector<uint32_t>& dev_ids) {

@@ -79,6 +79,12 @@ std::set<uint32_t> open_devices(pid_t pid, const std::string& proc = "/proc");
 // Those that any process has open.
 std::set<uint32_t> open_devices();
 
+// ETIMEDOUT: whoever has the device's /dev/ublkcN open, be it a server that was
+// killed and whose I/O does not end, has not closed it for this long. Names
+// him.
+Error not_let_go(uint32_t dev_id, std::chrono::milliseconds time,
+                 const std::string& proc = "/proc");
+
 // "ublkb4, ublkb5 and 3 more"
 std::string names_of(const std::vector<uint32_t>& dev_ids);
 

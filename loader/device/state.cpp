@@ -189,6 +189,7 @@ FlattenState flatten_from_json(const json& from) {
 
 TargetSpec target_from_json(const json& from) {
   TargetSpec spec;
+  spec.is_new = false;
   from.at("type").get_to(spec.type);
   get_names(from, "files", spec.files);
   get_number(from, "size_bytes", spec.size_bytes);
@@ -221,6 +222,7 @@ AttachedState attached_from_json(const json& from) {
   from.at("program").get_to(attached.program);
   get_name(from, "object", attached.object);
   get_names(from, "files", attached.files);
+  get_identities(from, attached.identities);
   from.at("knobs").get_to(attached.knobs);
   if (from.contains("pin_dir")) {
     get_name(from, "pin_dir", attached.pins.dir);
@@ -284,6 +286,8 @@ std::string state_to_json(const DeviceState& state) {
                                   {"knobs", attached->knobs}};
     put_name(to, "object", attached->object);
     put_names(to, "files", attached->files);
+    if (!attached->identities.empty())
+      to["identities"] = identities_to_json(attached->identities);
     if (!attached->pins.dir.empty()) {
       put_name(to, "pin_dir", attached->pins.dir);
       put_names(to, "pins", attached->pins.names);
@@ -456,7 +460,8 @@ Result<UniqueFd> StateStore::open_file(const std::string& name,
   return TRY_IN(dir_, UniqueFd::open_at(fd_.get(), name, flags, 0600));
 }
 
-Result<UniqueFd> StateStore::hold_device(uint32_t dev_id) const {
+Result<UniqueFd> StateStore::hold_device(uint32_t dev_id,
+                                         std::chrono::milliseconds wait) const {
   if (!fd_.valid()) return UniqueFd();
   // A byte of the file for each, beside the lock of the whole file, which is of
   // another kind (flock).
@@ -467,7 +472,7 @@ Result<UniqueFd> StateStore::hold_device(uint32_t dev_id) const {
   byte.l_whence = SEEK_SET;
   byte.l_start = dev_id;
   byte.l_len = 1;
-  const auto until = std::chrono::steady_clock::now() + kHoldWait;
+  const auto until = std::chrono::steady_clock::now() + wait;
   while (::fcntl(fd.get(), F_OFD_SETLK, &byte) != 0) {
     if (errno != EINTR && errno != EAGAIN && errno != EACCES)
       return fail_sys(errno, "{}/{}: lock", dir_, kHoldFile);
@@ -478,12 +483,13 @@ Result<UniqueFd> StateStore::hold_device(uint32_t dev_id) const {
   return fd;
 }
 
-Result<UniqueFd> StateStore::hold(Hold how) const {
+Result<UniqueFd> StateStore::hold(Hold how,
+                                  std::chrono::milliseconds wait) const {
   if (!fd_.valid()) return UniqueFd();
   UniqueFd fd = TRY_IN(
       dir_, UniqueFd::open_at(fd_.get(), kHoldFile, O_RDWR | O_CREAT, 0600));
   const int wanted = (how == Hold::shared ? LOCK_SH : LOCK_EX) | LOCK_NB;
-  const auto until = std::chrono::steady_clock::now() + kHoldWait;
+  const auto until = std::chrono::steady_clock::now() + wait;
   while (::flock(fd.get(), wanted) != 0) {
     if (errno != EINTR && errno != EWOULDBLOCK)
       return fail_sys(errno, "{}/{}: flock", dir_, kHoldFile);

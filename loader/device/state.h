@@ -29,8 +29,11 @@ struct Pins {
 struct AttachedState {
   uint32_t prog_id = 0;  // the rest is valid while the kernel has the same
   std::string program;
-  std::string object;                        // absolute path
-  std::vector<std::string> files;            // absolute paths
+  std::string object;              // absolute path
+  std::vector<std::string> files;  // absolute paths
+  // Which files these are; empty: those of the device's target, or noted by an
+  // earlier version.
+  std::vector<FileIdentity> identities{};
   std::map<std::string, std::string> knobs;  // JSON values
   Pins pins{};
 };
@@ -153,12 +156,14 @@ class StateStore {
     exclusive,  // none is
   };
   // Until the descriptor is closed. An invalid one if there is no directory.
-  // EBUSY: in vain for `kHoldWait`.
-  Result<UniqueFd> hold(Hold how) const;
-  static constexpr std::chrono::seconds kHoldWait{30};
+  // EBUSY: in vain for as long as `wait`.
+  Result<UniqueFd> hold(Hold how,
+                        std::chrono::milliseconds wait = kHoldWait) const;
+  static constexpr std::chrono::milliseconds kHoldWait{30'000};
   // Until the descriptor is closed: no other process gives this device a
-  // server. EBUSY: in vain for `kHoldWait`.
-  Result<UniqueFd> hold_device(uint32_t dev_id) const;
+  // server. EBUSY: in vain for as long as `wait`.
+  Result<UniqueFd> hold_device(
+      uint32_t dev_id, std::chrono::milliseconds wait = kHoldWait) const;
   // Removes the state, its name, and the map of a clone, unless it is of
   // another instance. "" is any.
   Result<void> remove(uint32_t dev_id, const std::string& instance) const;

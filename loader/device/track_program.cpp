@@ -8,6 +8,7 @@
 
 #include "device/device.h"
 #include "device/own_program.h"
+#include "device/users.h"
 #include "prog/maps.h"
 #include "sys/sizes.h"
 
@@ -105,7 +106,7 @@ Result<void> TrackProgram::attach(Workplace& place, uint32_t dev_id) {
   ublk_bpf_attach arg{};
   arg.prog_fd = object_->fd();
   arg.fds[arg.nr_files++] = file_->fd.get();
-  TRY_IN(object_->path(), place.control.attach_bpf(dev_id, arg));
+  TRY_IN(object_->path(), attach_if_unused(place.control, dev_id, arg));
   return place.states.change(dev_id, [&](DeviceState& state) {
     state.attached = std::move(attached);
   });

@@ -237,6 +237,18 @@ Error in_use(uint32_t dev_id, const BlockUsers& users, std::string hint) {
       .hint(std::move(hint));
 }
 
+Result<void> attach_if_unused(Control& control, uint32_t dev_id,
+                              const ublk_bpf_attach& attach,
+                              const std::function<bool()>& in_use) {
+  const auto until = steady_clock::now() + kLook;
+  for (;;) {
+    auto attached = control.attach_bpf(dev_id, attach);
+    if (attached || attached.error().code() != ETXTBSY) return attached;
+    if ((in_use && in_use()) || steady_clock::now() > until) return attached;
+    std::this_thread::sleep_for(kScanPeriod);
+  }
+}
+
 Result<void> stop_if_unused(Control& control, const ublksrv_ctrl_dev_info& info,
                             const ControlTick& tick, const std::string& hint) {
   const auto until = steady_clock::now() + kLook;

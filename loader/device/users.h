@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -40,6 +41,14 @@ bool is_open_below(int dev_dir, int proc_dir, uint32_t dev_id);
 
 // EBUSY, naming who has it. `hint` is what can be done.
 Error in_use(uint32_t dev_id, const BlockUsers& users, std::string hint);
+
+// Attaches a program. Before a device can need stable pages, as some files of
+// programs do, nobody may have its block device open: who only has a look is
+// given time to let go of it, unless it is `in_use` otherwise. ETXTBSY: in
+// vain.
+Result<void> attach_if_unused(Control& control, uint32_t dev_id,
+                              const ublk_bpf_attach& attach,
+                              const std::function<bool()>& in_use = {});
 
 // Stops a device unless somebody has it: EBUSY, naming him. Whoever only has it
 // open is given time to let go of it. Where the driver cannot tell

@@ -144,6 +144,7 @@ Result<Layer> Layer::open(const std::string& path, const OpenOptions& options) {
   impl->use = options.use;
   auto file = Backing::open(path, {.read_only = read_only,
                                    .buffered = options.buffered,
+                                   .try_fallocate = options.try_fallocate,
                                    .again = options.again});
   // What nobody may write is likely to be sealed, which says more.
   if (!file && !read_only &&

@@ -122,6 +122,8 @@ class Layer {
     // In a chain: a base counts as the same although its size, its time or its
     // UUID says otherwise, or although it is not sealed.
     bool changed_base = false;
+    // Of a top: as of BackingOptions.
+    bool try_fallocate = false;
   };
   // EPROTO: not a layer, of another version, or damaged; says what and where.
   // EBUSY: locked by somebody else. EROFS: sealed, and is to be the top.

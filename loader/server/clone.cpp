@@ -214,7 +214,8 @@ Result<std::shared_ptr<Clone>> Clone::open(const std::string& top,
       top,
       {.buffered = options.buffered,
        .take_later = !options.read_only,
-       .take_base_later = options.base_later},
+       .take_base_later = options.base_later,
+       .try_fallocate = options.is_new},
       options.read_only ? Layer::Use::below : Layer::Use::top));
   return std::shared_ptr<Clone>(new Clone(std::move(chain), options));
 }

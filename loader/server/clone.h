@@ -150,6 +150,8 @@ class Clone {
     // The layer below the top is another server's top still: it is sealed
     // there, then taken by take_base(), before take().
     bool base_later = false;
+    // Of a device that is to announce what its layer's file can do.
+    bool is_new = false;
   };
   ~Clone();
   // Opens the layers. The top is not locked, and nothing can be read of it,

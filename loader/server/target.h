@@ -46,6 +46,8 @@ struct TargetSpec {
   // Clone: files[0] and what is below it, the topmost first, as it was when it
   // was opened last. `identities` has them all.
   std::vector<LayerFile> layers{};
+  // Not kept: else the device has its limits, whatever the files can do.
+  bool is_new = true;
   bool fill = true;  // null: reads give zeroes where the server has no buffer
   // Clone, not kept: see Clone::Options.
   bool base_later = false;

@@ -149,10 +149,10 @@ Result<void> init(Target& target) {
   if (spec.write_back)
     return fail(EINVAL,
                 "target clone: takes no --write-back, it always has a cache");
-  target.clone =
-      TRY(Clone::open(spec.files[0], {.read_only = spec.read_only,
-                                      .buffered = spec.buffered,
-                                      .base_later = spec.base_later}));
+  target.clone = TRY(Clone::open(spec.files[0], {.read_only = spec.read_only,
+                                                 .buffered = spec.buffered,
+                                                 .base_later = spec.base_later,
+                                                 .is_new = spec.is_new}));
   const uint64_t size = target.clone->header().size_bytes;
   if (spec.size_bytes && spec.size_bytes != size)
     return std::unexpected(

@@ -16,8 +16,10 @@ Result<void> init(Target& target) {
   TargetSpec& spec = target.spec;
   TrackedImage before;
   if (!spec.track.empty()) before = TRY(TrackedImage::at(spec.files[0]));
-  Backing backing = TRY(Backing::open(
-      spec.files[0], {.read_only = spec.read_only, .buffered = spec.buffered}));
+  Backing backing =
+      TRY(Backing::open(spec.files[0], {.read_only = spec.read_only,
+                                        .buffered = spec.buffered,
+                                        .try_fallocate = spec.is_new}));
   if (!spec.identities.empty()) TRY(backing.check_is(spec.identities[0]));
   TRY(set_file_params(target, backing));
   spec.files[0] = backing.path;

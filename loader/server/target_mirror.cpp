@@ -55,7 +55,8 @@ Backing common(const Backing& one, const Backing& other) {
 Result<Backing> open_leg(const TargetSpec& spec, uint32_t leg) {
   Backing backing =
       TRY(Backing::open(spec.files[leg], {.read_only = spec.read_only,
-                                          .buffered = spec.buffered}));
+                                          .buffered = spec.buffered,
+                                          .try_fallocate = spec.is_new}));
   if (leg < spec.identities.size()) TRY(backing.check_is(spec.identities[leg]));
   return backing;
 }

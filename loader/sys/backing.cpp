@@ -199,14 +199,15 @@ bool can_fallocate_beside(const Backing& backing, const struct stat& st,
   return can_fallocate(backing.fd, mode, end);
 }
 
-void learn_file(Backing& backing, const struct stat& st, bool read_only) {
+void learn_file(Backing& backing, const struct stat& st,
+                const BackingOptions& options) {
   backing.size_bytes = static_cast<uint64_t>(st.st_size);
   const uint32_t block = std::min<uint32_t>(
       power_of_2_or(static_cast<uint64_t>(st.st_blksize), 4096), 4096);
   backing.physical_bytes = std::max(block, backing.offset_align);
   backing.io_min_bytes = backing.physical_bytes;
   backing.io_opt_bytes = backing.physical_bytes;
-  if (read_only) return;
+  if (options.read_only || !options.try_fallocate) return;
   const off_t end = (st.st_size + 4095) & ~4095L;
   const auto can = [&](int mode) {
     return can_fallocate_beside(backing, st, mode, end);
@@ -257,7 +258,7 @@ Result<Backing> Backing::open(const std::string& path,
   if (backing.is_block)
     TRY(learn_block(backing, options));
   else
-    learn_file(backing, st, options.read_only);
+    learn_file(backing, st, options);
   return backing;
 }
 

@@ -15,6 +15,9 @@ namespace ublk {
 struct BackingOptions {
   bool read_only = false;
   bool buffered = false;  // no O_DIRECT, even where it works
+  // Tries what fallocate() can do to a file, for a device that is to announce
+  // it. Waits while the file's file system is frozen.
+  bool try_fallocate = false;
   // A descriptor of the file, which is opened through it once more: what has
   // its name may be another file by now, or none. -1: by its name.
   int again = -1;
@@ -43,7 +46,8 @@ struct Backing {
   uint32_t physical_bytes = 512;
   uint32_t io_min_bytes = 512;
   uint32_t io_opt_bytes = 512;
-  // By fallocate(), in each mode that it takes. 0: not supported.
+  // By fallocate(), in each mode that it takes. 0: not supported, or of a file
+  // not tried.
   uint64_t max_discard_bytes = 0;
   uint64_t max_write_zeroes_bytes = 0;
   uint32_t discard_granularity_bytes = 0;

@@ -23,13 +23,11 @@ bool may_be_a_node(const std::string& target) {
   return target.starts_with("/dev/") || target.contains("ublk");
 }
 
-}  // namespace
-
-std::set<dev_t> open_nodes(pid_t pid, NodeKind kind, const std::string& proc) {
+std::set<dev_t> nodes_in(const std::string& dir, NodeKind kind) {
   const mode_t type = kind == NodeKind::block ? S_IFBLK : S_IFCHR;
   std::set<dev_t> found;
   std::error_code end;
-  fs::directory_iterator it(fmt("{}/{}/fd", proc, pid), end);
+  fs::directory_iterator it(dir, end);
   for (; !end && it != fs::directory_iterator(); it.increment(end)) {
     std::error_code gone;
     const fs::path target = fs::read_symlink(it->path(), gone);
@@ -40,6 +38,21 @@ std::set<dev_t> open_nodes(pid_t pid, NodeKind kind, const std::string& proc) {
         (st.stx_mode & S_IFMT) == type)
       found.insert(::makedev(st.stx_rdev_major, st.stx_rdev_minor));
   }
+  return found;
+}
+
+}  // namespace
+
+std::set<dev_t> open_nodes(pid_t pid, NodeKind kind, const std::string& proc) {
+  return nodes_in(fmt("{}/{}/fd", proc, pid), kind);
+}
+
+std::set<dev_t> open_nodes_of_threads(pid_t pid, NodeKind kind,
+                                      const std::string& proc) {
+  std::set<dev_t> found;
+  const std::string tasks = fmt("{}/{}/task", proc, pid);
+  for (const pid_t tid : all_processes(tasks))
+    found.merge(nodes_in(fmt("{}/{}/fd", tasks, tid), kind));
   return found;
 }
 

@@ -17,6 +17,10 @@ enum class NodeKind { character, block };
 // ublk's, is not looked at.
 std::set<dev_t> open_nodes(pid_t pid, NodeKind kind,
                            const std::string& proc = "/proc");
+// Also of a process whose first thread has ended and others have not: one that
+// was killed, and has I/O that does not end.
+std::set<dev_t> open_nodes_of_threads(pid_t pid, NodeKind kind,
+                                      const std::string& proc = "/proc");
 
 // All processes that can be seen.
 std::vector<pid_t> all_processes(const std::string& proc = "/proc");

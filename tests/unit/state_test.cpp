@@ -89,6 +89,13 @@ TEST(State, KeepsWhatTheFilesAre) {
     EXPECT_EQ(back->target.identities[i].text(),
               state.target.identities[i].text());
   }
+  EXPECT_TRUE(back->attached->identities.empty());
+  state.attached->identities = {state.target.identities[1]};
+  const auto named = state_from_json(state_to_json(state));
+  ASSERT_TRUE(named) << named.error().line();
+  ASSERT_EQ(named->attached->identities.size(), 1U);
+  EXPECT_TRUE(
+      named->attached->identities[0].same_as(state.target.identities[1]));
 }
 
 TEST(State, KeepsPinsAndWhatAMirrorHasLost) {

@@ -8,7 +8,7 @@ import cli
 import pytest
 from blockio import MIB, Load, Opened, fio, fio_verify, pattern
 from cli import wait_for
-from lab import sysfs
+from lab import sh, sysfs
 from leftovers import nothing_is_left  # noqa: F401 (a fixture)
 from test_badinput import FAILED, check_refusal
 from test_kill import kill_server, quiesced
@@ -65,10 +65,28 @@ def test_disk_that_is_pulled_under_io(lab, path):
     assert device.state() == "live" and device.server_pid() == pid
 
 
+def fuse(lab):
+    """An ext4 that a process serves."""
+    sh("modprobe", "-q", "fuse", check=False)
+    if not os.path.exists("/dev/fuse"):
+        pytest.skip("this kernel has no FUSE")
+    disk = lab.null_blk(16).path
+    sh("mkfs.ext4", "-q", "-F", disk)
+    where = lab.tmp / "fuse"
+    where.mkdir()
+    sh("fuse2fs", disk, where)
+    lab.cleanup(lab.umount, where)
+    return where
+
+
+# the smallest that are needed here
+FILE_SYSTEMS = {"ext4": lambda lab: lab.ext4(16), "tmpfs": lambda lab: lab.mount("none", "tmpfs", "size=16m"), "fuse": fuse}
+
+
 @pytest.mark.parametrize("buffered", [False, True], ids=["direct", "buffered"])
-@pytest.mark.parametrize("fstype", ["ext4", "tmpfs"])
+@pytest.mark.parametrize("fstype", FILE_SYSTEMS)
 def test_full_file_system(lab, fstype, buffered):
-    where = lab.ext4(16) if fstype == "ext4" else lab.mount("none", "tmpfs", "size=8m")
+    where = FILE_SYSTEMS[fstype](lab)
     file = lab.file(where, 32 * MIB)
     device = lab.add("loop", file, q=2, buffered=buffered)
     pid = device.server_pid()
@@ -89,10 +107,9 @@ def test_full_file_system(lab, fstype, buffered):
 
 
 @pytest.mark.face
-@pytest.mark.parametrize("fstype,can_zero", [("ext4", True), ("tmpfs", False)])
+@pytest.mark.parametrize("fstype,can_zero", [("ext4", True), ("tmpfs", False), ("fuse", False)])
 def test_zeroes_are_announced_where_each_kind_of_them_works(lab, fstype, can_zero):
-    where = lab.ext4(16) if fstype == "ext4" else lab.mount("none", "tmpfs", "size=16m")
-    file = lab.file(where, 4 * MIB)
+    file = lab.file(FILE_SYSTEMS[fstype](lab), 4 * MIB)
     blocks = os.stat(file).st_blocks
     device = lab.add("loop", file)
     assert os.stat(file).st_blocks == blocks, "to try it has changed the file"

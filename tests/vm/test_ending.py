@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Who is ended and who is not: a server's pid, a device in use, a server that does not answer, the other devices of a server."""
 
+import contextlib
 import ctypes
 import os
 import re
@@ -13,12 +14,13 @@ from pathlib import Path
 
 import cli
 import pytest
-from blockio import MIB, Opened, libc, pattern
+from blockio import MIB, Opened, fio_verify, libc, pattern
 from cli import wait_for
 from lab import sh, sysfs
-from leftovers import nothing_is_left  # noqa: F401 (a fixture)
+from leftovers import STATE, nothing_is_left  # noqa: F401 (a fixture)
 from test_kill import Background, kill_server, quiesced
 from test_lifecycle import refused
+from test_retire import frozen, start
 
 # about the command and its server, not about the face
 pytestmark = pytest.mark.one_face
@@ -356,3 +358,99 @@ def test_command_has_a_deadline_and_list_waits_for_nobody(stopped):
     wait_for("the stop to be done", lambda: one.state() == "dead")
     assert other.state() == "live" and one.info()["stuck"] is None
     wait_for("gc to clear it", lambda: cli.ok("gc") and not one.exists())
+
+
+@pytest.fixture
+def waiting(lab):
+    """A device with a write that its server has begun and cannot end, as the file is frozen; and what thaws that."""
+    where = lab.ext4(64)
+    device = lab.add("loop", lab.file(where, 8 * MIB, sparse=False), r=1, i=1)
+    with frozen(where), Opened(device.path) as f:
+        write = Background(f.write, MIB, pattern(MIB, 4096))
+        wait_for("the write to be the server's", lambda: sysfs(device.path, "inflight").split()[1] != "0")
+
+        def thaw():
+            sh("fsfreeze", "-u", where)
+            yield
+            write.join()
+            assert f.read(MIB, 4096) == pattern(MIB, 4096)
+
+        yield device, contextlib.contextmanager(thaw)
+
+
+@pytest.mark.parametrize("command", ["takeover", "recover"])
+def test_next_server_waits_no_longer_than_its_deadline_for_the_one_before(waiting, command):
+    device, thaw = waiting
+    server = device.server_pid()
+    if command == "recover":
+        os.kill(server, signal.SIGKILL)
+    error = within(10, refused, command, "-n", device.id, "--deadline", 2)
+    assert error["errno"] == "ETIMEDOUT" and f"/dev/ublkc{device.id} for 2 s" in error["message"], error
+    assert f"({server})" in error["message"] and f"{command} -n {device.id} again" in error["hint"], error
+    with thaw():
+        cli.ok("takeover", "-n", device.id)
+
+
+def test_command_waits_no_longer_than_its_deadline_for_another_one(waiting):
+    device, thaw = waiting
+    first = start("takeover", "-n", device.id)
+    number = (STATE / "hold").stat().st_ino
+    wait_for("it to have begun", lambda: re.search(rf"OFDLCK .*:{number} {device.id} {device.id}$", Path("/proc/locks").read_text(), re.M))
+    error = within(10, refused, "takeover", "-n", device.id, "--deadline", 2)
+    assert error["errno"] == "EBUSY" and "another command" in error["message"], error
+    with thaw():
+        out, err = first.communicate(timeout=cli.seconds(60))
+        assert first.returncode == 0, err
+
+
+@pytest.mark.face
+@pytest.mark.parametrize("command", ["stop", "del"])
+def test_no_server_is_killed_for_io_of_a_program(lab, command):
+    """It has another device, and nothing to do with what the program waits for."""
+    where = lab.ext4(64)
+    files = lab.file(where, 8 * MIB, sparse=False), lab.null_blk(8).path
+    added = cli.ok("add", "-t", "loop", "--write-back", "-f", files[0], "-f", files[1])["devices"]
+    device, other = (lab.adopt(cli.Device(d)) for d in added)
+    server = other.server_pid()
+    device.attach("loop")
+    with frozen(where), Opened(device.path) as f:
+        write = Background(f.write, MIB, pattern(MIB, 4096))
+        wait_for("the write to wait", lambda: device.counters()["deferred"] >= 1)
+        outcome = within(20, cli.run, command, "-n", device.id, "--force", "--patience", 1, "--deadline", 4, "--json")
+        assert Path(f"/proc/{server}").exists() and other.state() == "live", str(outcome)
+        error = outcome.json["error"]
+        assert error["errno"] == "ETIMEDOUT" and "it is I/O of its program" in error["message"], error
+        assert len(outcome.err.splitlines()) == 1, outcome.err
+        fio_verify(other.path, bs="4k", iodepth=4, size=MIB)
+        sh("fsfreeze", "-u", where)
+        write.join()
+    wait_for("it to be stopped", lambda: device.state() == "dead")
+    wait_for("gc to clear it", lambda: cli.ok("gc") and not device.exists())
+    assert other.state() == "live" and other.server_pid() == server
+
+
+@pytest.mark.face
+def test_takeover_does_not_wait_for_io_of_a_program(lab):
+    where = lab.ext4(64)
+    device = lab.add("loop", lab.file(where, 8 * MIB, sparse=False), r=1)
+    device.attach("loop")
+    server = device.server_pid()
+    with frozen(where), Opened(device.path) as f:
+        write = Background(f.write, MIB, pattern(MIB, 4096))
+        wait_for("the write to wait", lambda: device.counters()["deferred"] >= 1)
+        within(10, cli.ok, "takeover", "-n", device.id, "--deadline", 2)
+        assert not write.done() and device.server_pid() != server
+        sh("fsfreeze", "-u", where)
+        write.join()
+        assert f.read(MIB, 4096) == pattern(MIB, 4096)
+
+
+@pytest.mark.face
+def test_server_that_does_not_answer_is_killed_although_there_is_a_program(stopped):
+    (one, other), server = stopped
+    one.attach("pass")
+    reader = hung_reader(one)
+    outcome = within(20, cli.run, "del", "-n", one.id, "--force", "--patience", 2, "--json")
+    assert outcome.status == 0 and outcome.json["deleted"] == [one.id], str(outcome)
+    assert f"process {server}" in outcome.err and f"ublkb{other.id}" in outcome.err
+    reader.communicate(timeout=cli.seconds(30))

@@ -181,6 +181,31 @@ def test_file_of_another_device_is_refused_unless_shared(lab, device):
     refused("add", "-t", "loop", "-f", device.file, "-f", hard_link, errno="EBUSY", words=["another -f"])
 
 
+@pytest.mark.face
+def test_program_gets_no_file_of_another_device_unless_shared(lab, device):
+    hard_link, spare = f"{device.file}.link", f"{device.file}.spare"
+    os.link(device.file, hard_link)
+    made(spare, OTHER)
+    one, two = (lab.add("null", size=SIZE) for _ in range(2))
+    attach = "attach", cli.program("loop"), "-n"
+    for name in (device.file, hard_link):
+        refused(*attach, one.id, "--file", name, errno="EBUSY", words=[name, f"ublkb{device.id}", "--shared"])
+    one.attach("loop", file=hard_link, shared=True)
+    assert content(one) == OURS
+    # what its own server has anyway
+    device.attach("loop")
+    device.attach("loop", file=device.file, replace=True)
+    # nor what another program has
+    one.attach("loop", file=spare, replace=True)
+    refused(*attach, two.id, "--file", spare, errno="EBUSY", words=[spare, f"program of ublkb{one.id}", "--shared"])
+    refused("add", "-t", "loop", "-f", spare, errno="EBUSY", words=[spare, f"program of ublkb{one.id}", "--shared"])
+    two.attach("loop", {"offset": SIZE}, file=made(spare, OTHER, 2 * SIZE))
+    one.attach("loop", file=spare, replace=True)
+    refused(*attach, one.id, "--replace", "--file", spare, "--set", "offset=512", errno="EBUSY", words=[f"{SIZE} to {2 * SIZE}"])
+    two.detach()
+    one.attach("loop", {"offset": 512}, file=spare, replace=True)
+
+
 @pytest.mark.parametrize("name", [b"\xff\xfe", b"new\nline", b"a blank", b"back\\slash", b"tab\t\x1b[31m", "größe".encode()])
 def test_file_of_any_name_is_recovered_and_shown_in_one_line(lab, name):
     path = os.fsdecode(os.path.join(os.fsencode(lab.ext4(32)), name))

@@ -477,6 +477,23 @@ def devices_of_one_server(lab, many):
     assert cli.devices() == []
 
 
+def test_recovery_of_one_device_names_those_that_its_server_had(lab):
+    lab.cleanup(lambda: cli.run("del", "-a", "--force"))
+    first, *others = (cli.Device(d) for d in cli.ok("add", "-t", "null", "--size", "1M", "-r", 1, "--count", 3)["devices"])
+    kill_server(first)
+    for device in (first, *others):
+        quiesced(device)
+    outcome = cli.run("recover", "-n", first.id, "--json")
+    assert outcome.status == 0, str(outcome)
+    (warning,) = outcome.err.splitlines()
+    assert f"ublkb{others[0].id}, ublkb{others[1].id}" in warning and f"recover -n {others[0].id} --with-others" in warning
+    # that is all of them, and nobody is left
+    outcome = cli.run("recover", "-n", others[0].id, "--with-others", "--json")
+    assert [d["dev_id"] for d in outcome.json["devices"]] == [d.id for d in others] and not outcome.err, str(outcome)
+    # nor does it name those that are served
+    assert not cli.run("takeover", "-n", others[0].id).err
+
+
 def test_devices_of_one_server_are_taken_over_recovered_and_deleted_as_one(lab):
     devices_of_one_server(lab, 12)
 

@@ -155,10 +155,42 @@ def test_backing_that_needs_stable_pages_makes_the_device_need_them(lab):
     with Opened(device.path):
         outcome = device.try_attach("loop", file=disk)
         assert outcome.status == 1 and outcome.json["error"]["errno"] == "ETXTBSY", str(outcome)
-        assert "stable pages" in outcome.err
+        assert "stable pages" in outcome.err and f"({os.getpid()})" in outcome.err
     device.attach("loop", file=disk)
     assert stable.read_text().strip() == "1"
     fio_verify(device.path, bs="4k", iodepth=4, size=MIB)
+
+
+def test_who_only_has_a_look_does_not_keep_the_device_from_stable_pages(lab):
+    """As udev and blkid do after an add."""
+    disk = stable_backing(lab)
+    device = lab.add("null", size="8M", block_size=4096)
+    looks = subprocess.Popen(["sleep", "1"], stdin=open(device.path, "rb"))
+    lab.cleanup(looks.wait)
+    device.attach("loop", file=disk)
+
+
+OPENS = """
+import os, sys, time
+while not os.path.exists(sys.argv[2]):
+    try:
+        os.open(sys.argv[1], os.O_RDONLY)
+    except OSError:
+        continue
+    time.sleep(1)
+    break
+"""
+
+
+def test_nor_one_whose_server_attaches_a_program(lab):
+    """It does that as soon as there is a disk to have a look at."""
+    disk = stable_backing(lab)
+    number = max(cli.device_ids(), default=0) + 1
+    opener = subprocess.Popen(["python3", "-c", OPENS, f"/dev/ublkb{number}", lab.tmp / "end"])
+    lab.cleanup(opener.wait)
+    lab.cleanup((lab.tmp / "end").touch)
+    device = lab.add("loop", disk, n=number, track=lab.tmp / "track")
+    assert device.info()["bpf"]["attached"]
 
 
 @pytest.mark.parametrize("fstype", ["ext4", "tmpfs"])

@@ -56,7 +56,7 @@ def test_replacing_one_that_is_no_ring_by_one_that_is(lab):
     with Opened(disk.path) as f:
         assert f.read(0, 65536) == pattern(0, 65536)
     # no longer a ring once the upper one has gone elsewhere
-    upper.attach("loop", file=disk.path, replace=True)
+    upper.attach("loop", file=disk.path, replace=True, shared=True)
     must_work(lower, upper.path)
     lower.detach()
 
