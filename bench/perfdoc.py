@@ -128,10 +128,8 @@ class Source:
         host = self.data.get("host") or {}
         machine = ", ".join(v for v in (host.get("qemu"), f"host {host['cpu']}" if host.get("cpu") else None) if v)
         return (f"## Linux {self.data['kernel']}, {self.data.get('face')}\n\n{what or f'{self.result.rounds} rounds, medians, {self.result.unit_name} per I/O'}. "
-                f"Commit {host.get('commit')}, {str(host.get('when'))[:10]}, {machine}; `{self.stem}.json`.")
-
-    def notes(self):
-        return [f"Note: {note}" for note in self.data.get("notes") or []]
+                f"Commit {host.get('commit')}, {str(host.get('when'))[:10]}, {machine}; `{self.stem}.json`."
+                + "".join(f"\n\nNote: {note}" for note in self.data.get("notes") or []))
 
     def images(self, backing):
         slug = plots.slugs(self.result)[backing]
@@ -171,7 +169,6 @@ def set_pages(sources, kinds, backings):
             out += [s.heading(), "=: differs less than the spread."] + ([looked] if looked else []) + [part for b in mine for part in set_tables(s, b)]
             for title, rows in (("Paths", tables.path_rows(s.result)), ("Absent", tables.absent_rows(s.result))):
                 out += [f"### {title}", report.markdown(escaped(rows), right="")] if rows else []
-            out += s.notes()
     return out
 
 
@@ -209,7 +206,6 @@ def server_page(sources):
                 out += [f"### {backing}: {what}", *run_tables(s, backing, is_service if backing == "null_blk" else lambda path: True)]
         if s.kind == "peers":
             out += ["### Where our server's cost is, 4k reads", PARTS, report.markdown(parts_of_cost(s.data))]
-        out += s.notes()
     return out
 
 
