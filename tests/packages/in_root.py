@@ -5,6 +5,7 @@ host that runs: run.py.
 """
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from machine import Outcome
 TREE = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TREE / "tests/scripts"))
 import test_install  # noqa: E402  # what uses an installation
+import test_pages  # noqa: E402
 
 # The host's root in $1, the mirror of packages in $2; $3 is run there. Nothing of it reaches this host, nor a network.
 ENTER = r"""
@@ -55,6 +57,23 @@ class Root:
         return outcome.out
 
 
+def pages(host, claim):
+    with claim("every link of an installed page to another page, or a picture, leads there"):
+        doc = host.root / "usr/share/doc/ublk-bpf"
+        known = {str(p.relative_to(TREE)) for p in (*test_pages.PAGES, *(TREE / "docs").rglob("*.svg"))}
+        dead = [name for name in known if not (doc / name).is_file()]
+        for page in doc.rglob("*.md"):
+            for link in test_pages.LINK.findall(test_pages.text_of(page)):
+                name = link.partition("#")[0]
+                there = os.path.normpath(page.parent / name)
+                # those to the sources lead nowhere on a host
+                if name and ":" not in name and os.path.relpath(there, doc) in known and not os.path.exists(there):
+                    dead.append(f"{page.relative_to(doc)}: {link}")
+        assert not dead, dead
+        packed = [p.name for p in doc.rglob("*.gz") if not p.name.startswith("changelog")]
+        assert not packed, packed
+
+
 def check(host, claim):
     build = f"/lib/modules/{host.release}/build"
     driver = f"modinfo -k {host.release} -F filename ublk_drv"
@@ -81,6 +100,7 @@ def check(host, claim):
         outcome = host.run("""echo '{"type": "loop", "file": "/srv/vm1.img", "queues": "two"}' >/etc/ublk-bpf/wrong.json
             trap 'rm /etc/ublk-bpf/wrong.json' EXIT; ublk-bpf config check""")
         assert outcome.status == 1 and outcome.out == "ublk-bpf: /etc/ublk-bpf/wrong.json: 'queues': needs a number, 0 or more", str(outcome)
+    pages(host, claim)
     with claim("an upgrade leaves the new version's driver and no other"):
         host.ok("apt-get install -y ./2/ublk-bpf_*.deb ./2/ublk-bpf-dkms_*.deb")
         status = host.ok("dkms status").splitlines()
