@@ -6,10 +6,12 @@
 #
 #   UBLK_BPF_CACHE    where everything that can be made again is kept (default ~/.cache/ublk-bpf)
 #   UBLK_BPF_MIRROR   the Debian mirror (default http://deb.debian.org/debian)
+#   UBLK_BPF_SECURITY_MIRROR   that of security updates (default: debian-security beside it)
 
 REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 CACHE=${UBLK_BPF_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/ublk-bpf}
 MIRROR=${UBLK_BPF_MIRROR:-http://deb.debian.org/debian}
+SECURITY_MIRROR=${UBLK_BPF_SECURITY_MIRROR:-${MIRROR%/debian}/debian-security}
 SUITE=trixie
 SELF=$(basename "$0")
 # Seconds count from the outermost script or make.
@@ -140,6 +142,9 @@ debian_sources() {
 	echo "deb [signed-by=$k] $MIRROR $SUITE main"
 	echo "deb [signed-by=$k] $MIRROR $SUITE-backports main"
 }
+
+# Not part of debian_sources: the roots that are built from those need no updates.
+security_source() { echo "deb [signed-by=$(keyring)] $SECURITY_MIRROR $SUITE-security main"; }
 
 # The host's proxy for packages, as a line of apt.conf, if it has one.
 host_proxy() { apt-config dump Acquire::http::Proxy 2>/dev/null | grep -v '""' || true; }

@@ -8,6 +8,7 @@ import subprocess
 import tarfile
 import tempfile
 import unittest
+import unittest.mock
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
@@ -186,6 +187,13 @@ class Pick(Case):
         self.assertEqual(self.pick(KERNEL)[0].returncode, 0)
         self.assertNotIn("missing", self.run_in("make", "-C", self.tree, "-f", "Kbuild", "src=.").stderr)
 
+    def test_nothing_is_built_without_what_makes_btf(self):
+        (self.bin / "pahole").unlink()
+        for name in "sh", "make", "dirname", "cut", "cat", "rm", "echo":
+            (self.bin / name).symlink_to(shutil.which(name))
+        with unittest.mock.patch.dict(os.environ, PATH=str(self.bin)):
+            self.fails(KERNEL, "apt-get install dwarves")
+
     def test_what_was_built_without_btf_is_refused(self):
         (self.tree / "ublk_drv.ko").touch()
         for sections, status in ("[ 1] .text x\n [ 2] .BTF x\n [ 3] .BTF_ids x", 0), ("[ 1] .text x", 1):
@@ -193,6 +201,35 @@ class Pick(Case):
             done = self.run_in(self.tree / "pick", "--built")
             self.assertEqual(done.returncode, status, done.stderr)
         self.assertIn("no section .BTF", done.stderr)
+
+    def installed(self, kernel, **tools):
+        """What is said of a module that dkms has installed, on a host where KERNEL runs; what would load or unload one fails the test."""
+        for name in "modprobe", "rmmod", "insmod":
+            self.tool(name, f"echo {name} >>{self.top}/touched")
+        for name, text in {"uname": f"echo {KERNEL}", "mokutil": "exit 1", **tools}.items():
+            self.tool(name, text)
+        done = self.run_in(self.tree / "pick", "--installed", kernel, UBLK_BPF_SYS=str(self.top / "sys"))
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        self.assertFalse((self.top / "touched").exists())
+        return done.stdout
+
+    def test_a_loaded_module_is_left_alone_and_the_switch_is_told(self):
+        self.assertEqual(self.installed(KERNEL), "")
+        (self.top / "sys/module/ublk_drv").mkdir(parents=True)
+        said = self.installed(KERNEL)
+        self.assertEqual((len(said.splitlines()), "modprobe -r ublk_drv && modprobe ublk_drv; or reboot" in said), (1, True), said)
+        self.assertEqual(self.installed("9.1.8+deb99-amd64"), "")
+
+    def test_a_key_that_secure_boot_does_not_know_is_told(self):
+        # mokutil as it speaks: its exit status is not that of the answer
+        mokutil = 'case "$1" in --sb-state) echo "SecureBoot {0}" ;; --test-key) echo "$2 is {1}" ;; *) exit 9 ;; esac'
+        said = self.installed(KERNEL, mokutil=mokutil.format("enabled", "not enrolled"))
+        self.assertIn("Secure Boot is on", said)
+        self.assertIn("mokutil --import /var/lib/dkms/mok.pub, then reboot", said)
+        self.assertEqual(self.installed(KERNEL, mokutil=mokutil.format("enabled", "already enrolled")), "")
+        self.assertEqual(self.installed(KERNEL, mokutil=mokutil.format("disabled", "not enrolled")), "")
+        # a host without EFI
+        self.assertEqual(self.installed(KERNEL, mokutil='echo "EFI variables are not supported on this system" >&2; exit 1'), "")
 
 
 class DkmsTree(Case):

@@ -10,17 +10,24 @@ from lab import sh
 # about the command's units, not about the face
 pytestmark = pytest.mark.one_face
 
-TEMPLATE, SHUTDOWN = "ublk-bpf@.service", "ublk-bpf-shutdown.service"
+PACKAGING = cli.TREE / "packaging"
+UNITS = [p for kind in ("service", "socket", "timer") for p in (*PACKAGING.rglob(f"*.{kind}.in"), *PACKAGING.rglob(f"*.{kind}"))]
 
 
 def test_units_are_valid(lab):
+    """Those of the examples, too."""
     where = lab.tmp / "units"
     where.mkdir()
-    for name in TEMPLATE, SHUTDOWN:
-        text = (cli.TREE / f"packaging/{name}.in").read_text()
-        (where / name).write_text(text.replace("@CMAKE_INSTALL_FULL_SBINDIR@", str(Path(cli.COMMAND).parent)))
-    one = where / TEMPLATE.replace("@", "@x")
-    one.symlink_to(TEMPLATE)
-    done = sh("systemd-analyze", "verify", "--man=no", one, where / SHUTDOWN, check=False)
+    units = []
+    for unit in UNITS:
+        name = unit.name.removesuffix(".in")
+        (where / name).write_text(unit.read_text().replace("@CMAKE_INSTALL_FULL_SBINDIR@", str(Path(cli.COMMAND).parent)))
+        if "@" in name:
+            # a template is verified as one of its instances
+            name, template = name.replace("@", "@x"), name
+            (where / name).symlink_to(template)
+        units.append(where / name)
+    assert len(units) == 6, units
+    done = sh("systemd-analyze", "verify", "--man=no", *units, check=False)
     ours = [line for line in done.stdout.splitlines() if "ublk-bpf" in line]
     assert done.returncode == 0 and not ours, done.stdout
