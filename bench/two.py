@@ -7,6 +7,7 @@ result.json and report.txt in /out. Started by bench/run --two.
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -38,8 +39,8 @@ class Contention:
     def count(self):
         if not self.there:
             return None
-        lines = (CONTENTION / "hist").read_text().splitlines()
-        return sum(int(line.split("hitcount:")[1]) for line in lines if "hitcount:" in line)
+        # the head of the file names hitcount, too
+        return sum(map(int, re.findall(r"hitcount: +(\d+)", (CONTENTION / "hist").read_text())))
 
     def __exit__(self, *what):
         if self.there:
