@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <thread>
@@ -278,6 +279,21 @@ Result<Heir> examine(Workplace& place, const RecoverRequest& request,
   return heir;
 }
 
+// The other devices that this one's last server had, those that are not dead.
+std::vector<ublksrv_ctrl_dev_info> others_of_server(Workplace& place,
+                                                    const DeviceState& state) {
+  std::vector<ublksrv_ctrl_dev_info> others;
+  if (state.server.empty()) return others;
+  for (const uint32_t other : place.states.ids()) {
+    if (other == state.dev_id) continue;
+    const auto its = place.states.load(other);
+    if (!its || its->server != state.server) continue;
+    const auto now = place.control.info(other);
+    if (now && now->state != UBLK_S_DEV_DEAD) others.push_back(*now);
+  }
+  return others;
+}
+
 // The devices of the server that this one has, or has had.
 Result<std::vector<uint32_t>> of_its_server(Workplace& place, uint32_t dev_id,
                                             Succession how) {
@@ -286,18 +302,11 @@ Result<std::vector<uint32_t>> of_its_server(Workplace& place, uint32_t dev_id,
   if (how == Succession::of_a_live_one && server)
     return std::vector(server->had().begin(), server->had().end());
   const DeviceState state = TRY(state_of(place.states, dev_id));
-  std::vector<uint32_t> dev_ids;
-  for (const uint32_t other : place.states.ids()) {
-    const auto its = place.states.load(other);
-    if (other != dev_id &&
-        (!its || state.server.empty() || its->server != state.server))
-      continue;
-    const auto now = place.control.info(other);
-    // Those that have been deleted or given to another server.
-    if (other == dev_id ||
-        (now && now->state != UBLK_S_DEV_LIVE && now->state != UBLK_S_DEV_DEAD))
-      dev_ids.push_back(other);
-  }
+  std::vector<uint32_t> dev_ids{dev_id};
+  // Not those that have been given to another server.
+  for (const auto& other : others_of_server(place, state))
+    if (other.state != UBLK_S_DEV_LIVE) dev_ids.push_back(other.dev_id);
+  std::ranges::sort(dev_ids);
   return dev_ids;
 }
 
@@ -306,17 +315,14 @@ std::vector<uint32_t> left_without_server(Workplace& place,
                                           const DeviceState& state) {
   std::vector<uint32_t> dev_ids;
   std::optional<ServerProcess> server;
-  if (state.server.empty()) return dev_ids;
-  for (const uint32_t other : place.states.ids()) {
-    const auto its = place.states.load(other);
-    if (other == state.dev_id || !its || its->server != state.server) continue;
-    const auto now = place.control.info(other);
-    if (!now || now->state == UBLK_S_DEV_DEAD) continue;
+  for (const auto& other : others_of_server(place, state)) {
     // The driver may not have noticed yet that it has none.
-    if (now->state == UBLK_S_DEV_LIVE &&
-        !(server && server->pid() == now->ublksrv_pid && server->had(other)))
-      server = server_of(place, *now);
-    if (now->state != UBLK_S_DEV_LIVE || !server) dev_ids.push_back(other);
+    if (other.state == UBLK_S_DEV_LIVE &&
+        !(server && server->pid() == other.ublksrv_pid &&
+          server->had(other.dev_id)))
+      server = server_of(place, other);
+    if (other.state != UBLK_S_DEV_LIVE || !server)
+      dev_ids.push_back(other.dev_id);
   }
   return dev_ids;
 }

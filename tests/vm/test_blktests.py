@@ -6,11 +6,11 @@ requests alone. `make blktests` has the suite (https://github.com/linux-blktests
 
 import os
 import re
-import subprocess
 from pathlib import Path
 
 import cli
 import pytest
+from lab import sh
 
 pytestmark = [pytest.mark.full]
 
@@ -45,16 +45,8 @@ def test_blktests_pass_on_a_device_with_a_program(lab, name, requests):
     if not os.path.exists("/dev/fd"):  # which udev would have made
         os.symlink("/proc/self/fd", "/dev/fd")
     (lab.tmp / "config").write_text(f"TEST_DEVS=({device.path})\nTIMEOUT={SECONDS}\n")
-    done = subprocess.run(
-        ["./check", "-c", str(lab.tmp / "config"), "-o", str(lab.tmp / "results"), name],
-        cwd=SUITE,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=cli.seconds(500),
-        check=False,
-    )
+    check = ["env", "-C", SUITE, "./check", "-c", lab.tmp / "config", "-o", lab.tmp / "results", name]
+    done = sh(*check, check=False, timeout=500)
     print(done.stdout)
     outcomes = OUTCOME.findall(done.stdout)
     if name in NOT_RUN:
